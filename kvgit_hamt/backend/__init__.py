@@ -1,0 +1,1 @@
+"""Where records lie: the interface, memory, and LMDB."""

@@ -1,0 +1,132 @@
+"""The backend interface: small enough for LMDB, a dict, or an object store.
+
+A backend keeps sealed records, an index of the objects that are looked up by oid, refs with their
+reflog, and a few named meta values. It knows nothing of nodes, commits or values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple, Protocol
+
+Kind = Literal["commit", "blob", "node"]
+
+
+class NewRecord(NamedTuple):
+    """One object to store: sealed (wire.seal) by the backend, after its places are final.
+
+    Attributes:
+        oid: 32 bytes.
+        body: payload, followed by the places of what it refers to (placed backends only).
+        place_count: how many 8-byte places end the body; 0 on backends addressed by oid.
+        kind: the index to enter it in by oid, or None.
+    """
+
+    oid: bytes
+    body: bytes
+    place_count: int
+    kind: Kind | None
+
+
+class RefUpdate(NamedTuple):
+    """Compare-and-set of one ref. ``old`` None: must be absent; ``new`` None: delete.
+
+    ``log`` is the encoded reflog entry to append under ``name``, None for no entry.
+    """
+
+    name: str
+    old: bytes | None
+    new: bytes | None
+    log: bytes | None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """All that one commit writes. Stored wholly or not at all.
+
+    Attributes:
+        records: children before parents. On a placed backend record i was built for place
+            ``base + i``, and bodies name each other by those places.
+        base: see above; 0 on backends addressed by oid.
+        is_reserved: ``base`` came from ``reserve``, so the places are this batch's own and final.
+        refs: compare-and-sets, applied after the records.
+        required: oids of commits that must still be stored, else CorruptionError
+            (a parent may have been collected by another process).
+    """
+
+    records: Sequence[NewRecord] = ()
+    base: int = 0
+    is_reserved: bool = False
+    refs: Sequence[RefUpdate] = ()
+    required: Sequence[bytes] = ()
+    meta: dict[str, bytes] = field(default_factory=dict)
+
+
+class Backend(Protocol):
+    """What the engine asks of storage. All methods may be called from any thread.
+
+    A *location* (``loc``) says where a record lies: 8 bytes (wire.place_of) on a placed backend;
+    on a backend addressed by oid it is always ``b""``.
+
+    Raises (all methods): BackendError and its kinds; nothing of the library below escapes.
+    ClosedError after close().
+    """
+
+    placed: bool
+
+    def read(self, oid: bytes, loc: bytes) -> bytes | None:
+        """The sealed record, or None when it is not there. The caller verifies it."""
+
+    def read_many(self, links: Sequence[tuple[bytes, bytes]]) -> list[bytes | None]:
+        """Records of many (oid, loc), in order, in one read transaction."""
+
+    def find(self, kind: Kind, oid: bytes) -> bytes | None:
+        """The location of an indexed object, None when there is none."""
+
+    def find_abbreviated(self, prefix: str, limit: int = 2) -> list[bytes]:
+        """Oids of up to ``limit`` commits whose hex id starts with ``prefix``, in order."""
+
+    def next_place(self) -> int:
+        """The place the next record would get now; 0 on backends addressed by oid."""
+
+    def reserve(self, count: int) -> int:
+        """Take ``count`` places for good and return the first (placed backends).
+
+        Registered as pending until the batch that names it as ``base`` range is published or the
+        process ends.
+        """
+
+    def publish(self, batch: Batch) -> int:
+        """Store a batch in one atomic, durable step: records, then refs.
+
+        Returns:
+            by how much the places of the batch moved (0 when ``is_reserved`` or addressed by oid).
+
+        Raises:
+            BranchMovedError: a ref did not hold its ``old`` value. Nothing was stored.
+            CorruptionError: a required commit is gone. Nothing was stored.
+            StoreFullError, ReadOnlyError, StoreReplacedError: nothing was stored.
+            OutcomeUnknownError: an I/O error, and reading back could not settle the outcome.
+        """
+
+    def get_ref(self, name: str) -> bytes | None:
+        """The encoded value of one ref."""
+
+    def list_refs(self, prefix: str) -> list[tuple[str, bytes]]:
+        """(name, encoded value) of all refs whose name starts with ``prefix``, by name."""
+
+    def read_reflog(self, name: str, limit: int | None = None) -> list[bytes]:
+        """Encoded reflog entries of a ref, newest first."""
+
+    def get_meta(self, name: str) -> bytes | None:
+        """A meta value (written through ``Batch.meta``)."""
+
+    def iterate_records(self) -> Iterator[tuple[bytes, bytes]]:
+        """(loc or oid, sealed record) of all records, in storage order."""
+
+    def stats(self) -> dict[str, int]:
+        """``record_count``, ``file_bytes`` and what else the backend knows, as integers."""
+
+    def close(self) -> None:
+        """Release everything; a second call does nothing."""

@@ -1,0 +1,94 @@
+"""Bytes that every record shares: the check over a record, and canonical msgpack.
+
+Spec: docs/format.md, "Records" and "Canonical msgpack".
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgpack
+from xxhash import xxh3_64_digest
+
+from kvgit_hamt.errors import CorruptionError
+
+CHECK_BYTES = 8  # xxh3_64; a longer check would cost space in every node
+PLACE_BYTES = 8  # one u64, little-endian: also the LMDB integer key as it stands
+MAX_DEPTH = 64  # nesting of decoded msgpack; ours use 4
+
+
+def seal(oid: bytes, body: bytes) -> bytes:
+    """The stored record of a body (payload + places): body + check, seeded from the oid."""
+    return body + xxh3_64_digest(body, int.from_bytes(oid[:8], "little"))
+
+
+def unseal(oid: bytes, record: bytes | None) -> bytes:
+    """The body of a record that was read for ``oid``.
+
+    Raises:
+        CorruptionError: the record is missing (None), altered, or belongs to another oid.
+    """
+    if record is None:
+        raise CorruptionError(f"object {oid.hex()} is missing from the store")
+    body = record[:-CHECK_BYTES]
+    if xxh3_64_digest(body, int.from_bytes(oid[:8], "little")) != record[-CHECK_BYTES:]:
+        raise CorruptionError(f"object {oid.hex()} is damaged: its stored bytes fail the check")
+    return body
+
+
+def place_of(number: int) -> bytes:
+    """A place as it is stored: u64, little-endian."""
+    return number.to_bytes(PLACE_BYTES, "little")
+
+
+def shift_places(body: bytes, place_count: int, base: int, delta: int) -> bytes:
+    """Move the places at a body's end that are at or past ``base`` by ``delta``.
+
+    Used when another writer took the places that this batch was built on.
+    """
+    if not place_count or not delta:
+        return body
+    start = len(body) - PLACE_BYTES * place_count
+    moved = [body[:start]]
+    for at in range(start, len(body), PLACE_BYTES):
+        place = int.from_bytes(body[at : at + PLACE_BYTES], "little")
+        moved.append(place_of(place + delta if place >= base else place))
+    return b"".join(moved)
+
+
+def pack(value: Any) -> bytes:
+    """Canonical msgpack: map keys sorted, shortest forms, so equal values give equal bytes.
+
+    Raises:
+        TypeError, ValueError, OverflowError: the value is not plain data (None, bool, int, float,
+            str, bytes, list or tuple, dict with str keys).
+    """
+    packed: bytes = msgpack.packb(_sorted(value), use_bin_type=True)
+    return packed
+
+
+def _sorted(value: Any) -> Any:
+    if isinstance(value, dict):
+        for key in value:
+            if not isinstance(key, str):
+                raise TypeError(f"map keys must be str, not {type(key).__name__}")
+        return {key: _sorted(value[key]) for key in sorted(value)}
+    if isinstance(value, (list, tuple)):
+        return [_sorted(item) for item in value]
+    return value
+
+
+def unpack(data: bytes, what: str) -> Any:
+    """Decode canonical msgpack of ours.
+
+    Raises:
+        CorruptionError: not msgpack, trailing bytes, or not in canonical form.
+    """
+    try:
+        value = msgpack.unpackb(data, raw=False, strict_map_key=True)
+        canonical = pack(value)
+    except Exception as error:  # msgpack raises many kinds; all mean the same here
+        raise CorruptionError(f"{what} is not canonical msgpack: {error}") from error
+    if canonical != data:
+        raise CorruptionError(f"{what} is not canonical msgpack")
+    return value
