@@ -1,0 +1,73 @@
+# make demo        see it work (in DIR, by default ./demo-store)
+# make test        the fast tests
+# make test-slow   only the slow ones
+# make check       format, lint, types, documents and the fast tests: what CI runs
+#
+# Everything is installed into VENV, which is made on first use; nothing else on the machine is changed.
+
+PYTHON ?= python3
+VENV ?= .venv
+DIR ?= ./demo-store
+# Test processes; JOBS=0 runs the tests in one, which a debugger needs.
+JOBS ?= auto
+PYTEST_ARGS ?=
+
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+export PIP_NO_INPUT = 1
+
+BIN := $(VENV)/bin
+PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+
+.PHONY: help demo test test-slow check lint format clean
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+
+help:
+	@sed -n 's/^# \(make .*\)/\1/p' Makefile
+
+demo: $(VENV)/.installed
+	$(BIN)/python -m kvgit_hamt demo "$(DIR)"
+
+test: $(VENV)/.installed-dev
+	$(PYTEST) -m "not slow" $(PYTEST_ARGS)
+
+test-slow: $(VENV)/.installed-dev
+	$(PYTEST) -m slow $(PYTEST_ARGS)
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy --strict
+
+# The documents' code and links are among the tests (tests/docs).
+check: lint test
+
+format: $(VENV)/.installed-dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find kvgit_hamt tests bench -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Where the venv module is missing (Debian packs it apart), virtualenv does as well; it is brought
+# into a directory of its own inside VENV's neighbour, which is removed again.
+$(BIN)/python:
+	@if $(PYTHON) -m venv "$(VENV)" >/dev/null 2>&1; then exit 0; fi; \
+	rm -rf "$(VENV)"; \
+	echo "'$(PYTHON) -m venv' does not work here (on Debian: apt install python3-venv); trying virtualenv" >&2; \
+	if $(PYTHON) -m virtualenv --quiet "$(VENV)" 2>/dev/null; then exit 0; fi; \
+	if $(PYTHON) -m pip install --quiet --target "$(VENV)-bootstrap" virtualenv \
+	   && PYTHONPATH="$(VENV)-bootstrap" $(PYTHON) -m virtualenv --quiet "$(VENV)"; \
+	then rm -rf "$(VENV)-bootstrap"; exit 0; fi; \
+	rm -rf "$(VENV)" "$(VENV)-bootstrap"; \
+	echo "no virtual environment could be made: install the venv module of $(PYTHON), or pip" >&2; \
+	exit 1
+
+$(VENV)/.installed: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet -e .
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet -e ".[dev]"
+	@touch $@ $(VENV)/.installed
