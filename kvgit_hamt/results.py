@@ -1,0 +1,130 @@
+"""The values that calls return: frozen, compared by content, with every field by name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal, NamedTuple
+
+ChangeKind = Literal["added", "removed", "modified"]
+MergeStrategy = Literal["no_op", "fast_forward", "three_way"]
+Side = Literal["base", "ours", "theirs"]
+
+
+class Change(NamedTuple):
+    """One key that differs between two trees.
+
+    ``old`` is None when the key was added and ``new`` when it was removed; a stored None looks the
+    same, so ask ``kind`` and not the values.
+    """
+
+    key: str
+    old: Any
+    new: Any
+    kind: ChangeKind
+
+
+@dataclass(frozen=True, slots=True)
+class Conflict:
+    """A key that both sides changed differently and that nothing settled.
+
+    Attributes:
+        base, ours, theirs: the value on each side, None where the key is absent.
+        error: what the key's merge function raised, None when there was no function.
+        absent: the sides that have no such key, which tells them from a stored None.
+    """
+
+    key: str
+    base: Any
+    ours: Any
+    theirs: Any
+    error: Exception | None = None
+    absent: frozenset[Side] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """The pending edits of a worktree; true when there are any."""
+
+    updated: frozenset[str] = frozenset()
+    removed: frozenset[str] = frozenset()
+
+    def __bool__(self) -> bool:
+        return bool(self.updated or self.removed)
+
+
+@dataclass(frozen=True, slots=True)
+class MergeResult:
+    """What a commit or a merge did; true when it left the branch where it was asked to be.
+
+    Attributes:
+        merged: False only for a merge that was abandoned; nothing was changed then.
+        commit: id of the branch's commit afterwards; for an abandoned merge, of the one before.
+        strategy: "no_op" (nothing to do), "fast_forward" (no merge was needed), "three_way".
+        auto_merged_keys: keys both sides changed that a function or a standing choice settled.
+        carried_keys: keys taken over from the other side as they are.
+        conflicts: sorted by key; empty when merged.
+    """
+
+    merged: bool
+    commit: str | None
+    strategy: MergeStrategy
+    auto_merged_keys: frozenset[str] = frozenset()
+    carried_keys: frozenset[str] = frozenset()
+    conflicts: tuple[Conflict, ...] = ()
+
+    def __bool__(self) -> bool:
+        return self.merged
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """A commit as it is stored.
+
+    Attributes:
+        id: 64 lower-case hex digits.
+        parents: ids; the first is the branch that was committed to. Empty for the initial commit.
+        generation: 1 + the largest of the parents'; orders a log without dates.
+        time: when the caller says it was made, None for a commit whose id must not depend on it.
+        info: the caller's map, as given.
+        codec: name of the codec that the values were written with.
+        tree: hex oid of the tree's root; equal trees hold equal contents.
+    """
+
+    id: str
+    parents: tuple[str, ...]
+    generation: int
+    time: datetime | None
+    info: dict[str, Any] | None
+    codec: str
+    tree: str
+
+
+@dataclass(frozen=True, slots=True)
+class DiffStat:
+    """How many keys a diff holds; true when any."""
+
+    added: int = 0
+    removed: int = 0
+    modified: int = 0
+
+    @property
+    def total(self) -> int:
+        """Keys of any kind."""
+        return self.added + self.removed + self.modified
+
+    def __bool__(self) -> bool:
+        return self.total > 0
+
+
+@dataclass(frozen=True, slots=True)
+class ReflogEntry:
+    """One move of a branch.
+
+    ``old`` is None where the branch was created and ``new`` where it was deleted.
+    """
+
+    old: str | None
+    new: str | None
+    time: datetime
+    why: str
