@@ -10,6 +10,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol
 
+from kvgit_hamt.oid import OID_BYTES
+
 Kind = Literal["commit", "blob", "node"]
 
 
@@ -49,7 +51,8 @@ class Batch:
         records: children before parents. On a placed backend record i was built for place
             ``base + i``, and bodies name each other by those places.
         base: see above; 0 on backends addressed by oid.
-        is_reserved: ``base`` came from ``reserve``, so the places are this batch's own and final.
+        is_reserved: ``base`` lies in a range that ``reserve`` gave, so the places are this batch's own and
+            final. A load of several batches puts its refs in the last one: that ends the reservation.
         refs: compare-and-sets, applied after the records.
         required: oids of commits that must still be stored, else CorruptionError
             (a parent may have been collected by another process).
@@ -93,8 +96,17 @@ class Backend(Protocol):
     def reserve(self, count: int) -> int:
         """Take ``count`` places for good and return the first (placed backends).
 
-        Registered as pending until the batch that names it as ``base`` range is published or the
-        process ends.
+        Registered as pending until a batch in this range that carries refs is published, ``release``
+        is called, or the process ends.
+        """
+
+    def release(self, first: int) -> None:
+        """Give up a reservation by its first place; unknown ones are ignored."""
+
+    def pending_floor(self) -> int | None:
+        """The lowest place that a live reservation holds, None when there is none.
+
+        gc spares records at or past it: they may belong to a load whose refs are not published yet.
         """
 
     def publish(self, batch: Batch) -> int:
@@ -114,10 +126,13 @@ class Backend(Protocol):
         """The encoded value of one ref."""
 
     def list_refs(self, prefix: str) -> list[tuple[str, bytes]]:
-        """(name, encoded value) of all refs whose name starts with ``prefix``, by name."""
+        """(name, encoded value) of all refs whose name starts with ``prefix``, by name (as UTF-8)."""
 
     def read_reflog(self, name: str, limit: int | None = None) -> list[bytes]:
-        """Encoded reflog entries of a ref, newest first."""
+        """Encoded reflog entries of a ref, newest first. They outlive the ref."""
+
+    def reflog_names(self) -> list[str]:
+        """Names that have reflog entries, those of deleted refs among them, in order."""
 
     def get_meta(self, name: str) -> bytes | None:
         """A meta value (written through ``Batch.meta``)."""
@@ -130,3 +145,10 @@ class Backend(Protocol):
 
     def close(self) -> None:
         """Release everything; a second call does nothing."""
+
+
+def oid_floor(prefix: str) -> bytes | None:
+    """The least oid whose hex starts with ``prefix``; None when it is no lower-case hex or too long."""
+    if len(prefix) > 2 * OID_BYTES or not set(prefix) <= set("0123456789abcdef"):
+        return None
+    return bytes.fromhex(prefix.ljust(2 * OID_BYTES, "0"))

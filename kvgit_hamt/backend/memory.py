@@ -1,0 +1,180 @@
+"""A backend in a dict: for tests, for trees that are thrown away, and as the model of the others."""
+
+from __future__ import annotations
+
+import threading
+from bisect import bisect_left, insort
+from collections.abc import Iterator, Sequence
+
+from kvgit_hamt.backend.base import Batch, Kind, RefUpdate, oid_floor
+from kvgit_hamt.errors import BranchMovedError, ClosedError, CorruptionError
+from kvgit_hamt.wire import seal
+
+
+class MemoryBackend:
+    """Records, refs and reflog in memory, addressed by oid. Safe to share between threads.
+
+    Nothing is verified on reading; the caller does that, as on every backend.
+    """
+
+    placed = False
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._is_closed = False
+        self._records: dict[bytes, bytes] = {}
+        self._index: dict[Kind, set[bytes]] = {"commit": set(), "blob": set(), "node": set()}
+        self._commits: list[bytes] = []  # sorted, for abbreviations
+        self._refs: dict[str, bytes] = {}
+        self._reflog: dict[str, list[bytes]] = {}
+        self._meta: dict[str, bytes] = {}
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise ClosedError("the backend was closed")
+
+    def read(self, oid: bytes, loc: bytes) -> bytes | None:
+        """The sealed record, or None when it is not there."""
+        self._check_open()
+        return self._records.get(oid)
+
+    def read_many(self, links: Sequence[tuple[bytes, bytes]]) -> list[bytes | None]:
+        """Records of many (oid, loc), in order."""
+        self._check_open()
+        with self._lock:
+            return [self._records.get(oid) for oid, _ in links]
+
+    def find(self, kind: Kind, oid: bytes) -> bytes | None:
+        """``b""`` when the object is indexed under ``kind``, else None."""
+        self._check_open()
+        return b"" if oid in self._index[kind] else None
+
+    def find_abbreviated(self, prefix: str, limit: int = 2) -> list[bytes]:
+        """Oids of up to ``limit`` commits whose hex id starts with ``prefix``, in order."""
+        self._check_open()
+        found: list[bytes] = []
+        low = oid_floor(prefix)
+        if low is None:
+            return found
+        with self._lock:
+            at = bisect_left(self._commits, low)
+            for oid in self._commits[at : at + limit]:
+                if not oid.hex().startswith(prefix):
+                    break
+                found.append(oid)
+        return found
+
+    def next_place(self) -> int:
+        """Always 0: records are addressed by oid."""
+        self._check_open()
+        return 0
+
+    def reserve(self, count: int) -> int:
+        """Always 0: there are no places to take."""
+        self._check_open()
+        return 0
+
+    def release(self, first: int) -> None:
+        """Nothing to give up."""
+        self._check_open()
+
+    def pending_floor(self) -> int | None:
+        """Always None: nothing is ever pending."""
+        self._check_open()
+        return None
+
+    def publish(self, batch: Batch) -> int:
+        """Store a batch wholly, or raise and store nothing. Returns 0."""
+        with self._lock:
+            self._check_open()
+            for oid in batch.required:
+                if oid not in self._index["commit"]:
+                    raise CorruptionError(f"commit {oid.hex()} is gone; nothing was stored")
+            refs = dict(self._refs)
+            for update in batch.refs:
+                _move(refs, update)
+            for record in batch.records:
+                self._records.setdefault(record.oid, seal(record.oid, record.body))
+                self._enter(record.kind, record.oid)
+            self._refs = refs
+            for update in batch.refs:
+                if update.log is not None:
+                    self._reflog.setdefault(update.name, []).append(update.log)
+            self._meta.update(batch.meta)
+        return 0
+
+    def _enter(self, kind: Kind | None, oid: bytes) -> None:
+        if kind is None or oid in self._index[kind]:
+            return
+        self._index[kind].add(oid)
+        if kind == "commit":
+            insort(self._commits, oid)
+
+    def get_ref(self, name: str) -> bytes | None:
+        """The encoded value of one ref."""
+        self._check_open()
+        return self._refs.get(name)
+
+    def list_refs(self, prefix: str) -> list[tuple[str, bytes]]:
+        """(name, encoded value) of all refs whose name starts with ``prefix``, by name in UTF-8 order."""
+        self._check_open()
+        with self._lock:
+            names = sorted(name for name in self._refs if name.startswith(prefix))
+            return [(name, self._refs[name]) for name in names]
+
+    def read_reflog(self, name: str, limit: int | None = None) -> list[bytes]:
+        """Encoded reflog entries of a ref, newest first."""
+        self._check_open()
+        with self._lock:
+            return self._reflog.get(name, [])[::-1][:limit]
+
+    def reflog_names(self) -> list[str]:
+        """Names that have reflog entries, deleted refs among them, in order."""
+        self._check_open()
+        with self._lock:
+            return sorted(self._reflog)
+
+    def get_meta(self, name: str) -> bytes | None:
+        """A meta value (written through ``Batch.meta``)."""
+        self._check_open()
+        return self._meta.get(name)
+
+    def iterate_records(self) -> Iterator[tuple[bytes, bytes]]:
+        """(oid, sealed record) of the records there were at the start, in order of storing."""
+        self._check_open()
+        with self._lock:
+            oids = list(self._records)
+        for oid in oids:
+            self._check_open()
+            record = self._records.get(oid)
+            if record is not None:
+                yield oid, record
+
+    def stats(self) -> dict[str, int]:
+        """Counts of records, commits and refs; ``file_bytes`` is 0."""
+        self._check_open()
+        with self._lock:
+            return {
+                "record_count": len(self._records),
+                "commit_count": len(self._commits),
+                "ref_count": len(self._refs),
+                "record_bytes": sum(map(len, self._records.values())),
+                "file_bytes": 0,
+            }
+
+    def close(self) -> None:
+        """Forget everything; a second call does nothing."""
+        with self._lock:
+            self._is_closed = True
+            self._records = {}
+            self._refs = {}
+
+
+def _move(refs: dict[str, bytes], update: RefUpdate) -> None:
+    actual = refs.get(update.name)
+    if actual != update.old:
+        raise BranchMovedError(update.name, actual)
+    if update.new is None:
+        refs.pop(update.name, None)
+    else:
+        refs[update.name] = update.new
