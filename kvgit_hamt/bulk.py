@@ -16,7 +16,7 @@ from typing import IO
 from kvgit_hamt import node
 from kvgit_hamt.hamt import Editor, Segment, Tree, Writer, empty_segment, segments_of, stats_of
 from kvgit_hamt.node import INNER
-from kvgit_hamt.path import Shape
+from kvgit_hamt.path import PATH_BITS, Shape
 from kvgit_hamt.run import Builder, Piece, Pieces, Run, run_of_leaf
 
 DEFAULT_MEMORY_BYTES = 64 << 20
@@ -140,34 +140,39 @@ class _Loader(Editor):
             return tree
         body = self.writer.read(tree.oid, tree.loc)
         root = Segment(0, self.shape.slots, *stats_of(body), tree.oid, tree.loc, b"")
-        if body[0] == INNER:
+        if body[0] == INNER and self.fits(pieces, root, 0):
+            segments = [self.change_inner(root, body, -1, *self.one_run(pieces))]
+        elif body[0] == INNER:
             segments = [self.into_inner(root, -1, pieces)]
         else:
             segments = self.into(root, 0, pieces)
         return self.finish(segments, tree)
 
-    def fits(self, pieces: Pieces, child: Segment) -> bool:
-        """Whether a range may go to the editor at once: it is small, or needs no copy at all."""
-        if len(pieces.pieces) == 1 and not child.count:
+    def fits(self, pieces: Pieces, child: Segment, level: int) -> bool:
+        """Whether a range may go to the editor at once: it is small, needs no copy, or is one key
+        many times over (or keys forged to look so), which no cut divides."""
+        if (len(pieces.pieces) == 1 and not child.count) or self.shape.bits * level >= PATH_BITS:
             return True
         return pieces.size() + ENTRY_OVERHEAD_BYTES * pieces.count() <= self.memory_bytes // 4
+
+    def one_run(self, pieces: Pieces) -> tuple[Run, int, int]:
+        """The entries of the pieces as a span of one run; they count as done."""
+        self.done += pieces.count()
+        if len(pieces.pieces) == 1:
+            return pieces.pieces[0]
+        run = pieces.flatten(self.shape, True)
+        return run, 0, len(run.hi)
 
     def into(self, child: Segment, level: int, pieces: Pieces) -> list[Segment]:
         """Put pieces into a child of a node at ``level``."""
         if not pieces.pieces:
             return [child]
-        if child.count and not self.is_leaf(child, level):
-            return [self.into_inner(child, level, pieces)]
-        if self.fits(pieces, child):
-            self.done += pieces.count()
-            if len(pieces.pieces) == 1:
-                run, i, j = pieces.pieces[0]
-            else:
-                run = pieces.flatten(self.shape, True)
-                i, j = 0, len(run.hi)
-            changed = self.change(child, level, run, i, j)
+        if self.fits(pieces, child, level):
+            changed = self.change(child, level, *self.one_run(pieces))
             self.report(self.done)
             return changed
+        if child.count and not self.is_leaf(child, level):
+            return [self.into_inner(child, level, pieces)]
         if child.count:
             run = run_of_leaf(self.shape, self.body_of(child))
             pieces = Pieces((Piece(run, 0, child.count), *pieces.pieces))
@@ -192,11 +197,6 @@ class _Loader(Editor):
 
     def into_inner(self, child: Segment, level: int, pieces: Pieces) -> Segment:
         """Put pieces below an inner node that is a child of a node at ``level``."""
-        if len(pieces.pieces) == 1 and self.fits(pieces, child):
-            run, i, j = pieces.pieces[0]
-            self.done += j - i
-            body = self.writer.read(child.oid, child.loc)
-            return self.change_inner(child, body, level, run, i, j)
         mark = self.writer.mark()
         old = segments_of(self.writer.read(child.oid, child.loc))
         merged = self.spread(old, level + 1, (0, self.shape.slots), pieces)

@@ -23,7 +23,7 @@ def diff(
 
     Cost: node reads O(changes x depth), memory O(depth) beside two leaves.
     """
-    found = _Differ(reader, shape, window_of(prefix)).walk(old, new)
+    found = _Differ(reader, shape, window_of(shape, prefix)).walk(old, new)
     if not prefix:
         return found
     return (change for change in found if change[0].startswith(prefix))

@@ -296,6 +296,25 @@ def inner_step(body: bytes, slot: int) -> tuple[bytes, bytes] | None:
     return body[at : at + 32], body[place : place + PLACE_BYTES]
 
 
+def is_sound_inner(body: bytes) -> bool:
+    """Whether the lengths and child numbers of an inner node's body are such that every step
+    stays inside it. (Canonical form is more: see ``check_node``.)"""
+    if len(body) < HEADER_BYTES or body[1] != VERSION or body[2] not in (2, 4, 6):
+        return False
+    count = body[3]
+    widths_known = body[4] in _WIDTH_CODES and body[5] in _WIDTH_CODES
+    if not widths_known or not (body[6] == 0 or body[6] in _WIDTH_CODES):
+        return False
+    length = inner_payload_length(body)
+    slots = body[HEADER_BYTES : HEADER_BYTES + (1 << body[2])]
+    numbers = slots.replace(b"\xff", b"")
+    return (
+        len(body) in (length, length + PLACE_BYTES * count)
+        and bool(numbers)
+        and max(numbers) < count
+    )
+
+
 def inner_payload_length(body: bytes) -> int:
     """Length of the part of an inner node's body that its oid names."""
     return HEADER_BYTES + (1 << body[2]) + body[3] * (32 + body[4] + body[5] + body[6])

@@ -73,6 +73,7 @@ class Shape:
         inline_max: largest value that lies in the leaf, in bytes; larger ones are blobs.
         index_min: inner nodes over this many entries are found again by oid.
         hash, tail: path and further bits of a key. Tests pass poor ones to force deep trees.
+        prefix: the leading path bits that all keys below a prefix share; goes with ``hash``.
     """
 
     bits: int = 6
@@ -81,6 +82,7 @@ class Shape:
     index_min: int = 4_096
     hash: PathHash = path_of
     tail: PathHash = tail_of
+    prefix: Callable[[bytes], tuple[int, int]] = prefix_bits
 
     def __post_init__(self) -> None:
         if self.bits not in (2, 4, 6):

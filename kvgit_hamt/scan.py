@@ -12,7 +12,7 @@ from typing import NamedTuple
 from kvgit_hamt import node
 from kvgit_hamt.hamt import Reader, Segment, Tree, segments_of
 from kvgit_hamt.node import INNER, LEAF, Value
-from kvgit_hamt.path import Shape, prefix_bits
+from kvgit_hamt.path import Shape
 
 READ_AHEAD = 64  # leaves read in one step of a walk; bounds its memory
 
@@ -42,9 +42,9 @@ class Window(NamedTuple):
         return segment.start < end and first < segment.start + segment.width
 
 
-def window_of(prefix: bytes) -> Window:
+def window_of(shape: Shape, prefix: bytes) -> Window:
     """The window of a prefix; the whole tree for one without "/"."""
-    return Window(*prefix_bits(prefix))
+    return Window(*shape.prefix(prefix))
 
 
 def leaf_bodies(reader: Reader, shape: Shape, tree: Tree, window: Window) -> Iterator[bytes]:
@@ -81,7 +81,7 @@ def items(
 
     Cost: the nodes of the directory that the prefix names, not those of the tree.
     """
-    for body in leaf_bodies(reader, shape, tree, window_of(prefix)):
+    for body in leaf_bodies(reader, shape, tree, window_of(shape, prefix)):
         if not prefix:
             yield from node.leaf_items(body)
         else:
@@ -92,7 +92,7 @@ def items(
 
 def keys(reader: Reader, shape: Shape, tree: Tree, prefix: bytes = b"") -> Iterator[bytes]:
     """All keys that start with ``prefix``, in path order. Cost: as ``items``."""
-    for body in leaf_bodies(reader, shape, tree, window_of(prefix)):
+    for body in leaf_bodies(reader, shape, tree, window_of(shape, prefix)):
         if not prefix:
             yield from node.leaf_keys(body)
         else:

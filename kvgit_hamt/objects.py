@@ -1,0 +1,209 @@
+"""Commits, ref values, reflog entries and the store's own description, as bytes.
+
+Spec: docs/format.md, "Commits", "Refs", "Store description".
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from kvgit_hamt import wire
+from kvgit_hamt.errors import CorruptionError, FormatVersionError, InvalidInputError
+from kvgit_hamt.node import BLOB, COMMIT, PLACE_BYTES, VERSION
+from kvgit_hamt.oid import OID_BYTES
+from kvgit_hamt.path import Shape
+
+FORMAT_VERSION = 1
+HASH_NAME = "xxh3"  # of key paths; the only one a store may name
+BLOB_HEADER = bytes((BLOB, VERSION))
+_COMMIT_HEADER = struct.Struct("<BBH")
+Link = tuple[bytes, bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class CommitObject:
+    """A commit as the engine handles it.
+
+    Attributes:
+        oid, loc: its own.
+        tree: (oid, loc) of its root.
+        parents: (oid, loc) of each, in order.
+        generation: 1 + the largest of the parents'; 1 for the initial commit.
+        time_us: microseconds since 1970 in UTC, None for a commit without a time.
+        info: the caller's map, None if there is none.
+        codec: name of the codec of its values.
+    """
+
+    oid: bytes
+    loc: bytes
+    tree: Link
+    parents: tuple[Link, ...]
+    generation: int
+    time_us: int | None
+    info: dict[str, Any] | None
+    codec: str
+
+
+def encode_commit(
+    tree: bytes, parents: tuple[bytes, ...], generation: int, time_us: int | None,
+    info: Mapping[str, Any] | None, codec: str,
+) -> bytes:  # fmt: skip
+    """The payload of a commit; its oid is the SHA-256 of it.
+
+    Raises:
+        InvalidInputError: ``info`` holds something other than plain data under str keys.
+    """
+    plain = dict(info) if info is not None else None
+    try:
+        fields = wire.pack([tree, list(parents), generation, time_us, plain, codec])
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InvalidInputError(
+            f"info holds something that msgpack cannot: {error}; give plain data under str keys"
+        ) from error
+    return _COMMIT_HEADER.pack(COMMIT, VERSION, len(parents)) + fields
+
+
+def decode_commit(oid: bytes, loc: bytes, body: bytes) -> CommitObject:
+    """A commit from its verified body.
+
+    Raises:
+        CorruptionError: these bytes are no commit.
+    """
+    what = f"commit {oid.hex()}"
+    if len(body) < _COMMIT_HEADER.size or body[:2] != bytes((COMMIT, VERSION)):
+        raise CorruptionError(f"{what}: the stored object is no commit")
+    count = body[2] | body[3] << 8
+    end = len(body) - (PLACE_BYTES * (count + 1) if loc else 0)
+    fields = wire.unpack(body[_COMMIT_HEADER.size : end], what)
+    if not _is_commit(fields, count):
+        raise CorruptionError(f"{what}: malformed fields")
+    tree, parents, generation, time_us, info, codec = fields
+    locs = [body[at : at + PLACE_BYTES] for at in range(end, len(body), PLACE_BYTES)]
+    if not loc:
+        locs = [b""] * (count + 1)
+    links = tuple(zip(parents, locs[1:], strict=True))
+    return CommitObject(oid, loc, (tree, locs[0]), links, generation, time_us, info, codec)
+
+
+def _is_commit(fields: Any, parent_count: int) -> bool:
+    if not isinstance(fields, list) or len(fields) != 6:
+        return False
+    tree, parents, generation, time_us, info, codec = fields
+    return (
+        is_oid(tree)
+        and isinstance(parents, list)
+        and len(parents) == parent_count
+        and all(is_oid(parent) for parent in parents)
+        and type(generation) is int
+        and generation >= 1
+        and (time_us is None or type(time_us) is int)
+        and (info is None or isinstance(info, dict))
+        and isinstance(codec, str)
+    )
+
+
+def is_oid(value: Any) -> bool:
+    """Whether a decoded value has the form of an oid."""
+    return isinstance(value, bytes) and len(value) == OID_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class RefValue:
+    """What a ref holds: the oid of a commit, and for a tag the caller's info."""
+
+    oid: bytes
+    info: dict[str, Any] | None = None
+
+
+def encode_ref(value: RefValue) -> bytes:
+    """The bytes of a ref's value."""
+    return wire.pack([value.oid, value.info])
+
+
+def decode_ref(name: str, data: bytes) -> RefValue:
+    """A ref's value; CorruptionError if it is none."""
+    fields = wire.unpack(data, f"ref {name}")
+    if (
+        not isinstance(fields, list)
+        or len(fields) != 2
+        or not is_oid(fields[0])
+        or not isinstance(fields[1], (dict, type(None)))
+    ):
+        raise CorruptionError(f"ref {name}: malformed value")
+    return RefValue(fields[0], fields[1])
+
+
+@dataclass(frozen=True, slots=True)
+class LogEntry:
+    """One move of a ref: ``old`` None where it was created, ``new`` None where it was deleted."""
+
+    old: bytes | None
+    new: bytes | None
+    time_us: int
+    why: str
+
+
+def encode_log_entry(entry: LogEntry) -> bytes:
+    """The bytes of a reflog entry."""
+    return wire.pack([entry.old, entry.new, entry.time_us, entry.why])
+
+
+def decode_log_entry(name: str, data: bytes) -> LogEntry:
+    """A reflog entry; CorruptionError if it is none."""
+    fields = wire.unpack(data, f"reflog of {name}")
+    if (
+        not isinstance(fields, list)
+        or len(fields) != 4
+        or not all(value is None or is_oid(value) for value in fields[:2])
+        or type(fields[2]) is not int
+        or not isinstance(fields[3], str)
+    ):
+        raise CorruptionError(f"reflog of {name}: malformed entry")
+    return LogEntry(*fields)
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """What a store says of itself: the form of its trees and the codec of its values."""
+
+    shape: Shape
+    codec: str
+
+
+def encode_config(config: Config) -> bytes:
+    """The bytes of a store's description."""
+    shape = config.shape
+    return wire.pack({
+        "format": FORMAT_VERSION, "hash": HASH_NAME, "codec": config.codec, "bits": shape.bits,
+        "leaf_max": shape.leaf_max, "inline_max": shape.inline_max, "index_min": shape.index_min,
+    })  # fmt: skip
+
+
+def decode_config(data: bytes) -> Config:
+    """A store's description.
+
+    Raises:
+        FormatVersionError: a newer or foreign format, or parameters this version does not know.
+        CorruptionError: not a description at all.
+    """
+    fields = wire.unpack(data, "the store's description")
+    if not isinstance(fields, dict) or "format" not in fields:
+        raise CorruptionError("the store's description is malformed")
+    if fields["format"] != FORMAT_VERSION:
+        raise FormatVersionError(
+            f"the store has format version {fields['format']!r}; this library reads version "
+            f"{FORMAT_VERSION}. Install a kvgit_hamt that knows it; nothing was changed"
+        )
+    known = {"format", "hash", "codec", "bits", "leaf_max", "inline_max", "index_min"}
+    if set(fields) != known or fields["hash"] != HASH_NAME or not isinstance(fields["codec"], str):
+        raise FormatVersionError("the store uses parameters that this version does not know")
+    numbers = {name: fields[name] for name in ("bits", "leaf_max", "inline_max", "index_min")}
+    if any(type(number) is not int for number in numbers.values()):
+        raise FormatVersionError("the store uses parameters that this version does not know")
+    try:
+        return Config(Shape(**numbers), fields["codec"])
+    except ValueError as error:
+        raise FormatVersionError(f"the store uses unknown parameters: {error}") from error

@@ -1,0 +1,393 @@
+"""Typed objects over a backend: verified reads, a bounded cache, counters, and batches of writes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+from kvgit_hamt import node, wire
+from kvgit_hamt.backend.base import Backend, Batch, NewRecord, RefUpdate
+from kvgit_hamt.errors import (
+    AmbiguousCommitError,
+    CommitNotFoundError,
+    CorruptionError,
+    StateError,
+)
+from kvgit_hamt.hamt import Tree
+from kvgit_hamt.node import INNER, LEAF, BlobRef, Value
+from kvgit_hamt.objects import BLOB_HEADER, CommitObject, decode_commit
+from kvgit_hamt.oid import oid_of, parse_hex
+from kvgit_hamt.path import Shape
+
+DEFAULT_CACHE_BYTES = 64 << 20
+NODE_OVERHEAD_BYTES = 150  # dict entry, key and object headers of a cached node (sys.getsizeof)
+RESERVE_COUNT = 65_536  # places a bulk load takes at once
+FLUSH_BYTES = 32 << 20  # of records a bulk load keeps before it writes them
+Link = tuple[bytes, bytes]
+
+
+@dataclass(slots=True)
+class Counters:
+    """What a store has done since it was opened; tests assert costs with them.
+
+    Attributes:
+        nodes_read, bytes_read: nodes (and commits) fetched from the backend, not from the cache.
+        leaves_read: those of the nodes that were leaves.
+        blobs_read: out-of-line values fetched.
+        nodes_written, leaves_written, blobs_written, bytes_written: records handed to the backend.
+        nodes_shared: new inner nodes found stored already, by their oid.
+    """
+
+    nodes_read: int = 0
+    leaves_read: int = 0
+    bytes_read: int = 0
+    blobs_read: int = 0
+    nodes_written: int = 0
+    leaves_written: int = 0
+    blobs_written: int = 0
+    bytes_written: int = 0
+    nodes_shared: int = 0
+
+    def copy(self) -> Counters:
+        """The figures as they are now."""
+        return Counters(*(getattr(self, field.name) for field in fields(self)))
+
+    def since(self, earlier: Counters) -> Counters:
+        """What was done since an earlier copy."""
+        return Counters(
+            *(getattr(self, field.name) - getattr(earlier, field.name) for field in fields(self))
+        )
+
+
+class NodeCache:
+    """Bodies of inner nodes by location, in two generations; the older one is dropped whole.
+
+    A node is never changed under its location, so nothing here is ever stale.
+    """
+
+    __slots__ = ("_half", "_old", "_size", "young")
+
+    def __init__(self, max_bytes: int) -> None:
+        self._half = max_bytes // 2
+        self.young: dict[bytes, bytes] = {}
+        self._old: dict[bytes, bytes] = {}
+        self._size = 0
+
+    def get_old(self, key: bytes) -> bytes | None:
+        """Look in the older generation; what is found there becomes young again."""
+        body = self._old.pop(key, None)
+        if body is not None:
+            self.put(key, body)
+        return body
+
+    def put(self, key: bytes, body: bytes) -> None:
+        """Keep a body; may drop the older generation."""
+        self._size += len(body) + NODE_OVERHEAD_BYTES
+        if self._size > self._half:
+            self._old = self.young
+            self.young = {}
+            self._size = len(body) + NODE_OVERHEAD_BYTES
+        if self._half:
+            self.young[key] = body
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self.young = {}
+        self._old = {}
+        self._size = 0
+
+
+class Store:
+    """Objects of one backend. Reads may come from any thread.
+
+    Args:
+        cache_bytes: bound on the memory of cached inner nodes; 0 caches nothing.
+    """
+
+    def __init__(self, backend: Backend, shape: Shape, cache_bytes: int) -> None:
+        self.backend = backend
+        self.shape = shape
+        self.cache = NodeCache(cache_bytes)
+        self.counters = Counters()
+
+    def read(self, oid: bytes, loc: bytes) -> bytes:
+        """The verified body of a node.
+
+        Raises:
+            CorruptionError: it is missing, damaged, or not a node.
+
+        Cost: one backend read, or none for an inner node in the cache.
+        """
+        cache = self.cache
+        key = loc or oid
+        body = cache.young.get(key)
+        if body is not None:
+            return body
+        body = cache.get_old(key)
+        if body is not None:
+            return body
+        body = wire.unseal(oid, self.backend.read(oid, loc))
+        self._admit(oid, key, body)
+        return body
+
+    def read_many(self, links: Sequence[Link]) -> list[bytes]:
+        """Bodies of many nodes, in order; those not cached in one backend read."""
+        out: list[bytes] = [b""] * len(links)
+        missing = []
+        for index, (oid, loc) in enumerate(links):
+            key = loc or oid
+            body = self.cache.young.get(key) or self.cache.get_old(key)
+            if body is None:
+                missing.append(index)
+            else:
+                out[index] = body
+        if missing:
+            records = self.backend.read_many([links[index] for index in missing])
+            for index, record in zip(missing, records, strict=True):
+                oid, loc = links[index]
+                body = wire.unseal(oid, record)
+                self._admit(oid, loc or oid, body)
+                out[index] = body
+        return out
+
+    def _admit(self, oid: bytes, key: bytes, body: bytes) -> None:
+        counters = self.counters
+        counters.nodes_read += 1
+        counters.bytes_read += len(body)
+        kind = body[0] if body else 0
+        if kind == LEAF:
+            counters.leaves_read += 1
+        elif kind == INNER and node.is_sound_inner(body):
+            self.cache.put(key, body)
+        else:
+            raise CorruptionError(f"object {oid.hex()} is not a well-formed node")
+
+    def read_blob(self, ref: BlobRef) -> bytes:
+        """The bytes of an out-of-line value; CorruptionError if missing or damaged."""
+        body = wire.unseal(ref.oid, self.backend.read(ref.oid, ref.loc))
+        if body[:2] != BLOB_HEADER or len(body) != ref.length + len(BLOB_HEADER):
+            raise CorruptionError(f"object {ref.oid.hex()} is not the blob it should be")
+        self.counters.blobs_read += 1
+        self.counters.bytes_read += len(body)
+        return body[len(BLOB_HEADER) :]
+
+    def load_value(self, value: Value) -> bytes:
+        """The bytes of a stored value, wherever it lies."""
+        return value if isinstance(value, bytes) else self.read_blob(value)
+
+    def read_commit(self, oid: bytes, loc: bytes | None = None) -> CommitObject:
+        """A commit by its oid.
+
+        Raises:
+            CorruptionError: it is not there or damaged; callers ask only for commits that a ref
+                or a child names.
+
+        Cost: one or two backend reads.
+        """
+        if loc is None:
+            loc = self.backend.find("commit", oid)
+            if loc is None:
+                raise CorruptionError(f"commit {oid.hex()} is missing from the store")
+        body = wire.unseal(oid, self.backend.read(oid, loc))
+        self.counters.nodes_read += 1
+        self.counters.bytes_read += len(body)
+        return decode_commit(oid, loc, body)
+
+    def resolve_commit(self, text: str) -> bytes:
+        """The oid of a full or abbreviated commit id.
+
+        Raises:
+            InvalidInputError: too short. AmbiguousCommitError: it fits several commits.
+            CommitNotFoundError: it fits none.
+        """
+        prefix = parse_hex(text)
+        found = self.backend.find_abbreviated(prefix, 3)
+        if not found:
+            raise CommitNotFoundError(f"no commit has the id {text!r}")
+        if len(found) > 1:
+            shown = ", ".join(oid.hex()[: len(prefix) + 4] for oid in found)
+            raise AmbiguousCommitError(f"{text!r} fits several commits ({shown}); give more of the id")
+        return found[0]
+
+    def writer(self) -> StoreWriter:
+        """A new, empty batch. Make it after reading the refs that it builds on."""
+        return StoreWriter(self, self.backend.next_place(), is_reserved=False)
+
+    def bulk_writer(self) -> StoreWriter:
+        """A batch of any size: it writes what it holds now and then; refs still come last."""
+        base = self.backend.reserve(RESERVE_COUNT) if self.backend.placed else 0
+        return StoreWriter(self, base, is_reserved=True)
+
+
+class StoreWriter:
+    """Collects the records of one change and hands them to the backend in one step.
+
+    New nodes are readable through it before they are stored. It must not see trees that another
+    writer stored after it was made, since their places may equal those it gave out: it refuses.
+    """
+
+    def __init__(self, store: Store, base: int, is_reserved: bool) -> None:
+        self.store = store
+        self._placed = store.backend.placed
+        self._is_reserved = is_reserved
+        self._base = base
+        self._next = base
+        self._end = base + RESERVE_COUNT
+        self._records: list[NewRecord] = []
+        self._flushed = 0
+        self._pending_bytes = 0
+        self._new: dict[bytes, Link] = {}
+        self._blobs: dict[bytes, bytes] = {}
+        self._last_blob = 0
+
+    # reading
+
+    def read(self, oid: bytes, loc: bytes) -> bytes:
+        """The body of a node: of this batch, or stored before it."""
+        new = self._new.get(loc or oid)
+        if new is not None and new[0] == oid:
+            return new[1]
+        self._refuse_later(loc)
+        return self.store.read(oid, loc)
+
+    def read_many(self, links: Sequence[Link]) -> list[bytes]:
+        """Bodies of many nodes, in order."""
+        if not self._new:
+            for _, loc in links:
+                self._refuse_later(loc)
+            return self.store.read_many(links)
+        return [self.read(oid, loc) for oid, loc in links]
+
+    def _refuse_later(self, loc: bytes) -> None:
+        if loc and not self._is_reserved and int.from_bytes(loc, "little") >= self._base:
+            raise StateError("this batch is older than the tree it was asked to build on")
+
+    # writing
+
+    def mark(self) -> int:
+        """How many records there are."""
+        return self._flushed + len(self._records)
+
+    def put_leaf(self, body: bytes) -> Link:
+        """Keep a leaf; its (oid, loc)."""
+        length = node.leaf_payload_length(body)
+        oid = oid_of(body if length == len(body) else body[:length])
+        return oid, self._put(oid, body, (len(body) - length) // node.PLACE_BYTES, None)
+
+    def put_inner(self, body: bytes, count: int, mark: int) -> Link:
+        """Keep an inner node of ``count`` entries, or name the stored one of the same oid."""
+        length = node.inner_payload_length(body)
+        oid = oid_of(body[:length])
+        is_indexed = self._placed and count >= self.store.shape.index_min
+        if is_indexed:
+            loc = self.store.backend.find("node", oid)
+            if loc is not None and int.from_bytes(loc, "little") < self._base:
+                self.store.counters.nodes_shared += 1
+                self._rewind(mark)
+                return oid, loc
+        places = (len(body) - length) // node.PLACE_BYTES
+        return oid, self._put(oid, body, places, "node" if is_indexed else None)
+
+    def put_blob(self, data: bytes) -> BlobRef:
+        """Keep an out-of-line value once, however often it is put."""
+        payload = BLOB_HEADER + data
+        oid = oid_of(payload)
+        loc = self._blobs.get(oid)
+        if loc is None:
+            loc = self.store.backend.find("blob", oid)
+            if loc is None or (not self._is_reserved and self._is_late(loc)):
+                loc = self._put(oid, payload, 0, "blob")
+                self._last_blob = self.mark()
+            self._blobs[oid] = loc
+        return BlobRef(oid, len(data), loc)
+
+    def put_value(self, data: bytes) -> Value:
+        """A value as it stands in a leaf: itself, or the reference of a blob made of it."""
+        return data if len(data) <= self.store.shape.inline_max else self.put_blob(data)
+
+    def put_commit(self, payload: bytes, tree: Tree, parents: Sequence[CommitObject]) -> bytes:
+        """Keep a commit; its oid."""
+        oid = oid_of(payload)
+        for loc in (tree.loc, *(parent.loc for parent in parents)):
+            if loc not in self._new:
+                self._refuse_later(loc)
+        links = [(tree.oid, tree.loc), *((parent.oid, parent.loc) for parent in parents)]
+        body = payload
+        places = 0
+        if self._placed:
+            body += b"".join(loc for _, loc in links)
+            places = len(links)
+        self._put(oid, body, places, "commit")
+        return oid
+
+    def _is_late(self, loc: bytes) -> bool:
+        return bool(loc) and int.from_bytes(loc, "little") >= self._base
+
+    def _put(self, oid: bytes, body: bytes, place_count: int, kind: str | None) -> bytes:
+        loc = b""
+        if self._placed:
+            if self._is_reserved and self._next == self._end:
+                self.flush()
+                self._next = self._base = self.store.backend.reserve(RESERVE_COUNT)
+                self._end = self._base + RESERVE_COUNT
+            loc = wire.place_of(self._next)
+            self._next += 1
+        self._records.append(NewRecord(oid, body, place_count, kind))  # type: ignore[arg-type]
+        self._pending_bytes += len(body)
+        self._new[loc or oid] = (oid, body)
+        if self._is_reserved and self._pending_bytes > FLUSH_BYTES:
+            self.flush()
+        return loc
+
+    def _rewind(self, mark: int) -> None:
+        """Drop the nodes put since ``mark``: all lie below one that is stored already."""
+        if mark < self._flushed or mark < self._last_blob or not self._placed:
+            return
+        dropped = len(self._records) - (mark - self._flushed)
+        del self._records[mark - self._flushed :]
+        for _ in range(dropped):
+            self._next -= 1
+            _, body = self._new.pop(wire.place_of(self._next))
+            self._pending_bytes -= len(body)
+
+    def flush(self) -> None:
+        """Bulk only: store what there is so far; no ref names it yet."""
+        if self._records:
+            self._send((), ())
+            self._new.clear()
+
+    def publish(self, refs: Sequence[RefUpdate] = (), required: Sequence[bytes] = ()) -> None:
+        """Store the batch and move refs, in one step.
+
+        Raises:
+            BranchMovedError: a ref had moved; nothing of this step was stored.
+            (others: see Backend.publish)
+        """
+        self._send(refs, required)
+
+    def _send(self, refs: Sequence[RefUpdate], required: Sequence[bytes]) -> None:
+        base = self._next - len(self._records) if self._placed else 0
+        batch = Batch(
+            records=self._records, base=base, is_reserved=self._is_reserved and self._placed,
+            refs=refs, required=required,
+        )  # fmt: skip
+        shift = self.store.backend.publish(batch)
+        self._count(batch.records)
+        if not shift:
+            for key, (_, body) in self._new.items():
+                if body[0] == INNER:
+                    self.store.cache.put(key, body)
+        self._flushed += len(self._records)
+        self._records = []
+        self._pending_bytes = 0
+
+    def _count(self, records: Sequence[NewRecord]) -> None:
+        counters = self.store.counters
+        for record in records:
+            kind = record.body[0]
+            counters.bytes_written += len(record.body) + wire.CHECK_BYTES
+            if kind in (LEAF, INNER):
+                counters.nodes_written += 1
+                counters.leaves_written += kind == LEAF
+            elif record.kind == "blob":
+                counters.blobs_written += 1
