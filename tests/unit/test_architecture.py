@@ -77,7 +77,7 @@ def _imports(tree: ast.Module) -> Iterator[tuple[int, str]]:
         for name in found:
             if name == PACKAGE or name.startswith(f"{PACKAGE}."):
                 inner = name[len(PACKAGE) + 1 :]
-                while inner not in PATHS:  # the last part names a thing in the module
+                while inner and inner not in PATHS:  # the last part names a thing in the module
                     inner = inner.rpartition(".")[0]
                 yield item.lineno, inner
 
