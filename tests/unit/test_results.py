@@ -35,7 +35,11 @@ def test_the_repr_names_every_field(value):
 
 
 def _fields(value):
-    return value._fields if isinstance(value, tuple) else [field.name for field in dataclasses.fields(value)]
+    return (
+        value._fields
+        if isinstance(value, tuple)
+        else [field.name for field in dataclasses.fields(value) if field.repr]
+    )
 
 
 def test_a_stored_none_is_told_from_absence_by_kind_and_absent():
@@ -51,7 +55,7 @@ def test_a_status_is_true_when_something_is_pending():
 
 def test_a_merge_result_is_true_when_merged_whatever_the_strategy():
     assert MergeResult(True, "c", "no_op")
-    assert MergeResult(True, "c", "three_way", carried_keys=frozenset({"a"}))
+    assert MergeResult(True, "c", "three_way", auto_merged_keys=frozenset({"a"}))
     assert not MergeResult(False, "c", "three_way", conflicts=(Conflict("k", 1, 2, 3),))
 
 
