@@ -1,0 +1,563 @@
+"""Records in LMDB: the embedded default.
+
+Nine named databases in one environment. Spec: docs/format.md, "LMDB".
+
+| database | key | value |
+|---|---|---|
+| records | place (u64, the machine's order: ``integerkey``) | sealed record |
+| commits, blobs, nodes | oid | place |
+| refs | name | ref value, check |
+| reflog | name, NUL, number (u64, big-endian) | entry, check |
+| meta | name | value, check |
+| pending | first place (u64, big-endian) | holder, check |
+| touches | (not used yet) | |
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NoReturn, TypeVar
+
+import lmdb
+
+from kvgit_hamt.backend.base import Batch, Kind, NewRecord, RefUpdate, oid_floor
+from kvgit_hamt.backend.lmdb_env import (
+    Options,
+    Session,
+    SharedEnvironment,
+    Sync,
+    acquire,
+    is_full,
+    release,
+    translate,
+)
+from kvgit_hamt.backend.lmdb_state import (
+    SUM_MASK,
+    Holder,
+    State,
+    Tables,
+    check_number,
+    protect,
+    put_state,
+    read_state,
+    unprotect,
+)
+from kvgit_hamt.errors import (
+    BackendError,
+    BranchMovedError,
+    ClosedError,
+    CorruptionError,
+    KvgitHamtError,
+    OutcomeUnknownError,
+    ReadOnlyError,
+    StoreFullError,
+)
+from kvgit_hamt.wire import place_of, seal, shift_places
+
+T = TypeVar("T")
+_Txn = Any  # lmdb.Transaction[bytes]; its stubs are not part of every installation
+
+ATTEMPTS = 64  # of one call: growth doubles the map, so 64 reach any size
+CHUNK_RECORDS = 256  # read in one transaction while iterating, so that no long reader pins pages
+CHUNK_BYTES = 1 << 20
+_SEQUENCE = struct.Struct(">Q")
+_LAST_SEQUENCE = b"\xff" * 8
+
+
+class LmdbBackend:
+    """A store in a directory, shared safely between threads, handles and processes of one host.
+
+    Args:
+        path: the directory; made when missing (``create``).
+        readonly: refuse writes; nothing is written but LMDB's lock file.
+        map_bytes: address space to start with (default 1 TiB, less where that is not to be had); it
+            grows by itself. The file is only as large as what is stored.
+        sync: "full" makes every publish durable before it returns. "no_meta" saves one of two disk
+            writes: after a power cut the last commits may be missing, but what is left is whole.
+        max_readers: slots for reading threads of all processes, fixed by the first to open.
+        accept_rollback: take the store as it is although it is older than its witness says.
+
+    Raises:
+        BackendError: no store there and not ``create``; a file, or a directory of something else.
+        CorruptionError: the data file is missing, empty, cut or damaged.
+        StoreRolledBackError: it is older than a commit that was seen through.
+        FormatVersionError, ReadOnlyError, LockedError.
+    """
+
+    placed = True
+
+    def __init__(  # noqa: PLR0913 - an open call has options
+        self,
+        path: str | os.PathLike[str],
+        *,
+        create: bool = True,
+        readonly: bool = False,
+        map_bytes: int | None = None,
+        sync: Sync = "full",
+        max_readers: int = 512,
+        accept_rollback: bool = False,
+    ) -> None:
+        if sys.byteorder != "little":
+            raise BackendError("LmdbBackend needs a little-endian machine: places are its integer keys")
+        if sync not in ("full", "no_meta"):
+            raise BackendError(f"sync is 'full' or 'no_meta', not {sync!r}")
+        self._is_readonly = readonly
+        self._is_closed = False
+        options = Options(create, readonly, map_bytes, sync, max_readers, accept_rollback)
+        self._shared: SharedEnvironment = acquire(os.fspath(path), options, self)
+        with self._shared.lock:
+            self._bind()
+
+    @property
+    def path(self) -> str:
+        """The directory."""
+        return self._shared.directory
+
+    # sessions
+
+    def _bind(self) -> Session:
+        """Take over the shared environment's session, opening it if need be. Under its lock."""
+        if self._is_closed:
+            raise ClosedError(f"the store at {self.path} was closed")
+        self._session: Session = self._shared.open()
+        self._begin: Callable[..., _Txn] = self._session.env.begin
+        self._records = self._session.tables.records
+        return self._session
+
+    def _view(self, action: Callable[[_Txn, Tables], T]) -> T:
+        """Run a reading action in one transaction. It must bear being run again."""
+        try:
+            return _run(self._begin, self._session.tables, action)
+        except lmdb.Error:
+            return self._view_again(action)
+
+    def _view_again(self, action: Callable[[_Txn, Tables], T]) -> T:
+        """Repeat a read that failed, where no remapping can disturb it: see ``lmdb_env``."""
+        shared = self._shared
+        with shared.lock:
+            for attempt in range(ATTEMPTS):
+                env, tables = self._bind()
+                try:
+                    return _run(env.begin, tables, action)
+                except lmdb.MapResizedError:
+                    shared.adopt_size()
+                except (lmdb.PanicError, lmdb.BadRslotError):
+                    shared.close()
+                except lmdb.ReadersFullError as error:
+                    if attempt or not env.reader_check():
+                        raise translate(error, self.path) from error
+                except lmdb.Error as error:
+                    raise translate(error, self.path) from error
+        raise BackendError(f"{self.path} could not be read in {ATTEMPTS} attempts")
+
+    # reading
+
+    def read(self, oid: bytes, loc: bytes) -> bytes | None:
+        """The sealed record at a place, or None when it is not there. The caller verifies it."""
+        try:
+            txn = self._begin(self._records)
+            record: bytes | None = txn.get(loc)
+            txn.abort()
+        except lmdb.Error:
+            return self._view_again(lambda txn, tables: _get_record(txn, tables, loc))
+        return record
+
+    def read_many(self, links: Sequence[tuple[bytes, bytes]]) -> list[bytes | None]:
+        """Records of many (oid, loc), in order, in one read transaction."""
+
+        def action(txn: _Txn, tables: Tables) -> list[bytes | None]:
+            get, records = txn.get, tables.records
+            return [get(loc, None, records) for _, loc in links]
+
+        return self._view(action)
+
+    def find(self, kind: Kind, oid: bytes) -> bytes | None:
+        """The place of an indexed object, None when there is none."""
+        found: bytes | None = self._view(lambda txn, tables: txn.get(oid, None, _index_of(tables, kind)))
+        return found
+
+    def find_abbreviated(self, prefix: str, limit: int = 2) -> list[bytes]:
+        """Oids of up to ``limit`` commits whose hex id starts with ``prefix``, in order."""
+        low = oid_floor(prefix)
+        if low is None:
+            return []
+
+        def action(txn: _Txn, tables: Tables) -> list[bytes]:
+            found: list[bytes] = []
+            with txn.cursor(tables.commits) as cursor:
+                more = cursor.set_range(low)
+                while more and len(found) < limit and cursor.key().hex().startswith(prefix):
+                    found.append(cursor.key())
+                    more = cursor.next()
+            return found
+
+        return self._view(action)
+
+    def next_place(self) -> int:
+        """The place the next record would get now."""
+        return self._view(read_state).next_place
+
+    def get_ref(self, name: str) -> bytes | None:
+        """The encoded value of one ref."""
+        key = name.encode()
+        stored = self._view(lambda txn, tables: txn.get(key, None, tables.refs))
+        return None if stored is None else unprotect(key, stored, "ref")
+
+    def list_refs(self, prefix: str) -> list[tuple[str, bytes]]:
+        """(name, encoded value) of all refs whose name starts with ``prefix``, by name (as UTF-8).
+
+        Listing all of them also proves that none is missing.
+        """
+        start = prefix.encode()
+
+        def action(txn: _Txn, tables: Tables) -> tuple[list[tuple[bytes, bytes]], int]:
+            found = []
+            with txn.cursor(tables.refs) as cursor:
+                more = cursor.set_range(start) if start else cursor.first()
+                while more and cursor.key().startswith(start):
+                    found.append(cursor.item())
+                    more = cursor.next()
+            return found, read_state(txn, tables).refs_sum
+
+        found, refs_sum = self._view(action)
+        refs = [(_text(key), unprotect(key, stored, "ref")) for key, stored in found]
+        if not start and sum(check_number(stored) for _, stored in found) & SUM_MASK != refs_sum:
+            raise CorruptionError(f"refs of {self.path} are missing or of an older state")
+        return refs
+
+    def read_reflog(self, name: str, limit: int | None = None) -> list[bytes]:
+        """Encoded reflog entries of a ref, newest first. They outlive the ref."""
+        start = name.encode() + b"\0"
+
+        def action(txn: _Txn, tables: Tables) -> list[tuple[bytes, bytes]]:
+            found: list[tuple[bytes, bytes]] = []
+            with txn.cursor(tables.reflog) as cursor:
+                more = cursor.prev() if cursor.set_range(start + _LAST_SEQUENCE) else cursor.last()
+                while more and cursor.key().startswith(start) and (limit is None or len(found) < limit):
+                    found.append(cursor.item())
+                    more = cursor.prev()
+            return found
+
+        return [unprotect(key, stored, "reflog entry") for key, stored in self._view(action)]
+
+    def reflog_names(self) -> list[str]:
+        """Names that have reflog entries, those of deleted refs among them, in order."""
+
+        def action(txn: _Txn, tables: Tables) -> list[str]:
+            names = []
+            with txn.cursor(tables.reflog) as cursor:
+                more = cursor.first()
+                while more:
+                    name = cursor.key()[:-9]
+                    names.append(_text(name))
+                    more = cursor.set_range(name + b"\0" + _LAST_SEQUENCE)
+            return names
+
+        return self._view(action)
+
+    def get_meta(self, name: str) -> bytes | None:
+        """A meta value (written through ``Batch.meta``)."""
+        key = name.encode()
+        stored = self._view(lambda txn, tables: txn.get(key, None, tables.meta))
+        return None if stored is None else unprotect(key, stored, "meta value")
+
+    def iterate_records(self) -> Iterator[tuple[bytes, bytes]]:
+        """(place, sealed record) of all records, in storage order.
+
+        No transaction is open between two items: records that are stored or deleted meanwhile may or
+        may not be seen.
+        """
+        place = 0
+        while True:
+            start = place_of(place)
+            chunk = self._view(lambda txn, tables, start=start: _chunk(txn, tables, start))  # type: ignore[misc]
+            if not chunk:
+                return
+            yield from chunk
+            place = int.from_bytes(chunk[-1][0], "little") + 1
+
+    def pending_floor(self) -> int | None:
+        """The lowest place that a live reservation holds, None when there is none."""
+        for key, stored in self._view(lambda txn, tables: list(txn.cursor(tables.pending))):
+            if Holder.decode(unprotect(key, stored, "reservation")).is_alive():
+                return int.from_bytes(key, "big")
+        return None
+
+    def stats(self) -> dict[str, int]:
+        """Counts of what is stored, and bytes of the file, of its pages in use or free, and of the map."""
+
+        def action(txn: _Txn, tables: Tables) -> dict[str, int]:
+            counts = {
+                f"{name}_count": int(txn.stat(getattr(tables, f"{name}s"))["entries"])
+                for name in ("record", "commit", "blob", "node", "ref")
+            }
+            return {
+                **counts,
+                "pending_count": int(txn.stat(tables.pending)["entries"]),
+                "next_place": read_state(txn, tables).next_place,
+                "write_count": read_state(txn, tables).counter,
+            }
+
+        counts = self._view(action)
+        with self._shared.lock:
+            env = self._bind().env
+            info, page_bytes = env.info(), env.stat()["psize"]
+        return {
+            **counts,
+            "file_bytes": os.path.getsize(self._shared.data_path),
+            "used_bytes": (info["last_pgno"] + 1) * page_bytes,
+            "map_bytes": info["map_size"],
+            "reader_count": info["num_readers"],
+        }
+
+    # writing
+
+    def publish(self, batch: Batch) -> int:
+        """Store a batch in one atomic, durable step: records, then refs. See ``Backend.publish``."""
+        if not (batch.records or batch.refs or batch.required or batch.meta):
+            return 0
+        return self._write(lambda txn, tables, state: _apply(txn, tables, state, batch))
+
+    def reserve(self, count: int) -> int:
+        """Take ``count`` places for good and return the first. Durable, and pending: see ``Backend``."""
+
+        def action(txn: _Txn, tables: Tables, state: State) -> tuple[State, int]:
+            first = state.next_place
+            key = _SEQUENCE.pack(first)
+            txn.put(key, protect(key, Holder.me(count).encode()), db=tables.pending)
+            return state._replace(next_place=first + count), first
+
+        return self._write(action)
+
+    def release(self, first: int) -> None:
+        """Give up a reservation by its first place; unknown ones are ignored."""
+
+        def action(txn: _Txn, tables: Tables, state: State) -> tuple[State, None]:
+            txn.delete(_SEQUENCE.pack(first), db=tables.pending)
+            return state, None
+
+        self._write(action)
+
+    def _write(self, action: Callable[[_Txn, Tables, State], tuple[State, T]]) -> T:
+        """Run an action in one write transaction. It must bear being run again: the map may have to grow."""
+        if self._is_readonly:
+            raise ReadOnlyError(f"the store at {self.path} was opened read-only")
+        shared = self._shared
+        with shared.lock:
+            for _ in range(ATTEMPTS):
+                self._bind()
+                epoch = shared.epoch
+                try:
+                    return self._write_once(action)
+                except lmdb.MapFullError:
+                    shared.grow()
+                except lmdb.PanicError:
+                    shared.close()
+                except lmdb.Error as error:
+                    if epoch == shared.epoch:
+                        raise translate(error, self.path) from error
+        raise BackendError(f"{self.path} could not be written in {ATTEMPTS} attempts; nothing was stored")
+
+    def _write_once(self, action: Callable[[_Txn, Tables, State], tuple[State, T]]) -> T:
+        txn, tables = self._shared.begin_write()
+        try:
+            before = read_state(txn, tables)
+            state, result = action(txn, tables, before)
+            state = state.after_commit()
+            put_state(txn, tables, state)
+        except BaseException:
+            txn.abort()
+            raise
+        try:
+            self._commit(txn)
+        except lmdb.MapFullError:
+            raise  # LMDB aborted it
+        except lmdb.Error as error:
+            self._settle(error, before, state)
+        self._shared.committed(state)
+        return result
+
+    def _commit(self, txn: _Txn) -> None:
+        txn.commit()
+
+    def _settle(self, error: lmdb.Error, before: State, state: State) -> None:
+        """After a failed commit, find out whether it is on disk: return when it is, raise when not.
+
+        Each commit leaves its nonce among the last few in the state, so it is known again even when
+        other processes have committed since.
+        """
+        shared = self._shared
+        full = is_full(error, self.path)
+        try:
+            shared.close()
+            env, tables = shared.open()
+            env.sync(True)
+            found = _run(env.begin, tables, read_state)
+        except (lmdb.Error, KvgitHamtError) as second:
+            raise OutcomeUnknownError(
+                f"a commit to {self.path} failed ({error}), and reading it back failed too ({second}): "
+                "open the store again and compare the ref"
+            ) from error
+        nonces = [found.nonces[at : at + 8] for at in range(0, len(found.nonces), 8)]
+        if state.nonces[:8] in nonces:
+            return
+        if found.counter - before.counter >= len(nonces):
+            raise OutcomeUnknownError(
+                f"a commit to {self.path} failed ({error}), and too many others followed to tell "
+                "its outcome: compare the ref"
+            ) from error
+        if full:
+            raise StoreFullError(f"no space left for {self.path}: {error}; nothing was stored") from error
+        raise BackendError(f"a commit to {self.path} failed: {error}; nothing was stored") from error
+
+    # end
+
+    def close(self) -> None:
+        """Release everything; a second call does nothing. Other handles on the store stay open."""
+        with self._shared.lock:
+            if self._is_closed:
+                return
+            self._is_closed = True
+            self._begin = self._refuse
+        release(self._shared, self)
+
+    def _refuse(self, *_: object) -> NoReturn:
+        raise ClosedError(f"the store at {self.path} was closed")
+
+    def __enter__(self) -> LmdbBackend:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _run(begin: Callable[..., _Txn], tables: Tables, action: Callable[[_Txn, Tables], T]) -> T:
+    txn = begin()
+    try:
+        return action(txn, tables)
+    finally:
+        txn.abort()
+
+
+def _get_record(txn: _Txn, tables: Tables, loc: bytes) -> bytes | None:
+    record: bytes | None = txn.get(loc, None, tables.records)
+    return record
+
+
+def _chunk(txn: _Txn, tables: Tables, start: bytes) -> list[tuple[bytes, bytes]]:
+    found: list[tuple[bytes, bytes]] = []
+    size = 0
+    with txn.cursor(tables.records) as cursor:
+        more = cursor.set_range(start)
+        while more and len(found) < CHUNK_RECORDS and size < CHUNK_BYTES:
+            item = cursor.item()
+            found.append(item)
+            size += len(item[1])
+            more = cursor.next()
+    return found
+
+
+def _text(key: bytes) -> str:
+    try:
+        return key.decode()
+    except UnicodeDecodeError as error:
+        raise CorruptionError(f"ref name {key!r} is damaged") from error
+
+
+def _index_of(tables: Tables, kind: Kind) -> Any:
+    if kind == "commit":
+        return tables.commits
+    return tables.blobs if kind == "blob" else tables.nodes
+
+
+# --- the write transaction ----------------------------------------------------------------------
+
+
+def _apply(txn: _Txn, tables: Tables, state: State, batch: Batch) -> tuple[State, int]:
+    """All of a batch. Refusals come first, so that a lost race costs nothing."""
+    for oid in batch.required:
+        if txn.get(oid, None, tables.commits) is None:
+            raise CorruptionError(f"commit {oid.hex()} is gone; nothing was stored")
+    refs_sum = state.refs_sum
+    for update in batch.refs:
+        refs_sum += _move_ref(txn, tables, update)
+    if batch.is_reserved:
+        first, next_place = batch.base, state.next_place
+        _use_reservation(txn, tables, batch)
+    else:
+        first, next_place = state.next_place, state.next_place + len(batch.records)
+    delta = first - batch.base if batch.records else 0
+    if batch.records:
+        _append_records(txn, tables, batch, first)
+        _enter_records(txn, tables, batch.records, first)
+    sequence = state.log_sequence
+    for update in batch.refs:
+        if update.log is not None:
+            key = update.name.encode() + b"\0" + _SEQUENCE.pack(sequence)
+            txn.put(key, protect(key, update.log), db=tables.reflog)
+            sequence += 1
+    for name, value in batch.meta.items():
+        key = name.encode()
+        txn.put(key, protect(key, value), db=tables.meta)
+    state = state._replace(next_place=next_place, refs_sum=refs_sum & SUM_MASK, log_sequence=sequence)
+    return state, delta
+
+
+def _move_ref(txn: _Txn, tables: Tables, update: RefUpdate) -> int:
+    """Compare and set one ref; returns what it adds to the sum over the refs."""
+    key = update.name.encode()
+    stored = txn.get(key, None, tables.refs)
+    actual = None if stored is None else unprotect(key, stored, "ref")
+    if actual != update.old:
+        raise BranchMovedError(update.name, actual)
+    change = 0 if stored is None else -check_number(stored)
+    if update.new is not None:
+        value = protect(key, update.new)
+        txn.put(key, value, db=tables.refs)
+        change += check_number(value)
+    elif stored is not None:
+        txn.delete(key, db=tables.refs)
+    return change
+
+
+def _use_reservation(txn: _Txn, tables: Tables, batch: Batch) -> None:
+    """Check that the batch lies in a reservation that still stands; the batch with the refs ends it."""
+    with txn.cursor(tables.pending) as cursor:
+        after = cursor.set_range(_SEQUENCE.pack(batch.base + 1))
+        found = cursor.prev() if after else cursor.last()
+        key, stored = cursor.item() if found else (b"", b"")
+        end = batch.base + len(batch.records)
+        holder = Holder.decode(unprotect(key, stored, "reservation")) if found else None
+        if holder is None or end > int.from_bytes(key, "big") + holder.taken:
+            raise BackendError(f"places {batch.base} to {end - 1} are not reserved; nothing was stored")
+        if batch.refs:
+            cursor.delete()
+
+
+def _append_records(txn: _Txn, tables: Tables, batch: Batch, first: int) -> None:
+    """Seal and put the records at ``first`` and following; past the last key LMDB only appends."""
+    with txn.cursor(tables.records) as cursor:
+        is_last = not cursor.last() or int.from_bytes(cursor.key(), "little") < first
+        items = _sealed(batch.records, batch.base, first)
+        _, added = cursor.putmulti(items, dupdata=False, overwrite=False, append=is_last)
+    if added != len(batch.records):
+        raise CorruptionError(f"places from {first} on hold records already; nothing was stored")
+
+
+def _sealed(records: Sequence[NewRecord], base: int, first: int) -> Iterator[tuple[bytes, bytes]]:
+    delta = first - base
+    for place, record in enumerate(records, first):
+        body = record.body
+        if delta and record.place_count:
+            body = shift_places(body, record.place_count, base, delta)
+        yield place.to_bytes(8, "little"), seal(record.oid, body)
+
+
+def _enter_records(txn: _Txn, tables: Tables, records: Sequence[NewRecord], first: int) -> None:
+    for place, (oid, _, _, kind) in enumerate(records, first):
+        if kind is not None:
+            # A blob or node that is there already stays where it is: others link to it.
+            txn.put(oid, place_of(place), overwrite=kind == "commit", db=_index_of(tables, kind))

@@ -1,0 +1,487 @@
+"""One LMDB environment per directory and process: opening guards, witness, growth, fork.
+
+Threads and remapping. Growing, reopening and closing an environment unmap its pages. py-lmdb marks every
+open transaction invalid, waits until no call is inside the library, and lets later calls fail at once, all
+ordered by the GIL; so a racing reader never touches unmapped pages, it gets ``lmdb.Error``. Such a reader
+takes ``lock``, under which all remapping is done, and repeats its read there: an error that comes again under
+the lock is a real one. The undisturbed read therefore needs no lock, no flag and no check at all.
+
+Fork. An environment must not cross ``fork``: reader slots and the write lock belong to the parent, and
+closing it in the child waits for ever for calls that other threads were in. So the hooks below close every
+environment *before* the fork, with all locks held, and both sides open their own again on next use. A fork
+therefore waits for the commits that other threads are in.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+import warnings
+import weakref
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, NoReturn
+
+import lmdb
+
+from kvgit_hamt.backend.lmdb_files import (
+    DATA_NAME,
+    MARKER_NAME,
+    Head,
+    check_directory,
+    compare_witness,
+    network_filesystem,
+    read_head,
+    read_witness,
+    write_marker,
+    write_witness,
+)
+from kvgit_hamt.backend.lmdb_state import (
+    NONCE_COUNT,
+    STATE_KEY,
+    SUM_MASK,
+    Holder,
+    State,
+    Tables,
+    check_number,
+    put_state,
+    read_state,
+    unprotect,
+)
+from kvgit_hamt.errors import (
+    BackendError,
+    CorruptionError,
+    FormatVersionError,
+    KvgitHamtError,
+    LockedError,
+    ReadOnlyError,
+    StoreFullError,
+    StoreReplacedError,
+)
+
+DEFAULT_MAP_BYTES = 1 << 40  # address space only: the file grows by what is written
+MIN_MAP_BYTES = 1 << 20
+READER_CHECK_EVERY = 256  # write transactions between two sweeps of dead readers' slots
+_FULL_CODES = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_FULL_BELOW_BYTES = 1 << 18  # tmpfs reports a full device as EIO; then there is less than this left
+
+Sync = Literal["full", "no_meta"]
+
+
+class Session(NamedTuple):
+    """An open environment and its databases; dead after a reopen, a fork or ``close``."""
+
+    env: lmdb.Environment
+    tables: Tables
+
+
+def is_full(error: lmdb.Error, directory: str) -> bool:
+    """Whether an error means that the device, the quota or the file size limit is exhausted."""
+    code = getattr(error, "code", 0)
+    if code in _FULL_CODES or isinstance(error, (lmdb.DiskError, lmdb.MapFullError)):
+        return True
+    if code != errno.EIO:
+        return False
+    try:
+        left = os.statvfs(directory)
+    except OSError:
+        return False
+    return left.f_bavail * left.f_frsize < _FULL_BELOW_BYTES
+
+
+def translate(error: lmdb.Error, directory: str) -> KvgitHamtError:
+    """Our error for one of LMDB."""
+    if isinstance(error, (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.InvalidError)):
+        return CorruptionError(f"the data file of {directory} is damaged: {error}")
+    if isinstance(error, (lmdb.VersionMismatchError, lmdb.IncompatibleError)):
+        return FormatVersionError(f"{directory} is of another format: {error}")
+    if isinstance(error, lmdb.ReadonlyError):
+        return ReadOnlyError(f"{directory} may not be written, nor locked for reading: {error}")
+    if isinstance(error, lmdb.ReadersFullError):
+        return LockedError(
+            f"all reader slots of {directory} are taken by live processes; close some of them, or close all "
+            "and open the store with a larger max_readers"
+        )
+    if isinstance(error, lmdb.LockError):
+        return LockedError(f"{directory} is locked: {error}")
+    if isinstance(error, lmdb.TxnFullError):
+        return BackendError(f"one commit to {directory} is too large for LMDB; load it in several batches")
+    if is_full(error, directory):
+        return StoreFullError(f"no space left for {directory}: {error}; nothing was stored")
+    return BackendError(f"LMDB failed on {directory}: {error}")
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a handle wants its environment; see ``LmdbBackend``."""
+
+    create: bool = True
+    readonly: bool = False
+    map_bytes: int | None = None
+    sync: Sync = "full"
+    max_readers: int = 512
+    accept_rollback: bool = False
+
+
+class SharedEnvironment:
+    """The one environment of a directory in this process. Everything but ``lock`` needs ``lock`` held."""
+
+    def __init__(self, directory: str, options: Options) -> None:
+        self.lock = threading.RLock()
+        self.directory = directory
+        self.data_path = os.path.join(directory, DATA_NAME)
+        self.epoch = 0  # counts closings: a caller whose transaction died sees that it was one of them
+        self._options = options
+        self._session: Session | None = None
+        self._pid = 0
+        self._identity: tuple[int, int] | None = None
+        self._is_replaced = False
+        self._witnessed: State | None = None
+        self._write_count = 0
+        self._users: weakref.WeakSet[Any] = weakref.WeakSet()
+
+    # opening
+
+    def open(self) -> Session:
+        """The open session; opens or, after a fork, reopens when there is none."""
+        if self._is_replaced:
+            self._raise_replaced()
+        if self._session is not None and self._pid != os.getpid():
+            self.close()  # a fork that ran no hooks
+        if self._session is None:
+            try:
+                self._session = self._open()
+            except lmdb.Error as error:
+                raise translate(error, self.directory) from error
+            except OSError as error:
+                raise _translate_os(error, self.directory) from error
+            self._pid = os.getpid()
+        return self._session
+
+    def _open(self) -> Session:
+        options = self._options
+        is_new = check_directory(self.directory, create=options.create and not options.readonly)
+        witness = read_witness(self.directory)  # before the state: it may only be older
+        head = None if is_new else read_head(self.data_path)
+        before = None if is_new else _identity_of(self.data_path)
+        env = self._map(head)
+        try:
+            tables, state = _load(env, options, is_new or head is None or head.table_count == 0)
+            found = _identity_of(self.data_path)
+            if found != (before or found) or found != (self._identity or found):
+                self._raise_replaced()
+            self._identity = found
+            if not options.accept_rollback:
+                compare_witness(self.directory, witness, state)
+            env.reader_check()
+        except BaseException:
+            env.close()
+            raise
+        if not options.readonly:
+            if not os.path.exists(os.path.join(self.directory, MARKER_NAME)):
+                write_marker(self.directory)
+            if witness is None or options.accept_rollback:
+                env.sync(True)
+                write_witness(self.directory, state)
+        self._options = _changed(options, create=False, accept_rollback=False)
+        self._witnessed = state
+        return Session(env, tables)
+
+    def _map(self, head: Head | None) -> lmdb.Environment:
+        """Open with the wished map; when address space is short (RLIMIT_AS, say) with a smaller one."""
+        used = (head.last_page + 1) * head.page_bytes if head else 0
+        wished = self._options.map_bytes
+        size = DEFAULT_MAP_BYTES if wished is None else max(wished, head.map_bytes if head else 0)
+        floor = max(used, MIN_MAP_BYTES)
+        size = max(size, floor)
+        while True:
+            try:
+                return lmdb.open(
+                    self.directory,
+                    map_size=size,
+                    readonly=self._options.readonly,
+                    metasync=self._options.sync == "full",
+                    create=False,
+                    readahead=used < _memory_bytes() // 2,
+                    max_readers=self._options.max_readers,
+                    max_dbs=len(Tables._fields),
+                    max_spare_txns=1,  # never crosses a fork: see above
+                    lib_version=0,  # whatever LMDB_DEFAULT_LIB_VERSION says
+                )
+            except lmdb.Error as error:
+                if error.code != errno.ENOMEM or size <= floor:
+                    raise
+            size = max(size // 4, floor)
+
+    def close(self) -> None:
+        """Close the environment; the next ``open`` makes a new one."""
+        session, self._session = self._session, None
+        self.epoch += 1
+        if session is not None:
+            session.env.close()
+
+    # growth
+
+    def grow(self) -> None:
+        """Double the map.
+
+        Raises:
+            StoreFullError: there is no address space for it; the old map is kept.
+        """
+        env = self.open().env
+        size = 2 * env.info()["map_size"]
+        try:
+            env.set_mapsize(size)
+        except lmdb.Error as error:
+            self.close()  # py-lmdb gives up an environment that it could not map
+            raise StoreFullError(
+                f"the map of {self.directory} is full and may not grow to {size} bytes ({error}); "
+                "nothing was stored"
+            ) from error
+
+    def adopt_size(self) -> None:
+        """Follow another process that grew the file past our map."""
+        try:
+            self.open().env.set_mapsize(0)
+        except lmdb.Error as error:
+            self.close()
+            raise translate(error, self.directory) from error
+
+    def begin_write(self) -> tuple[lmdb.Transaction[bytes], Tables]:
+        """Begin a write transaction in the file that was opened, in this process.
+
+        Raises:
+            StoreReplacedError: the data file is not the one that was opened.
+            lmdb.Error: see ``translate``.
+        """
+        session = self.open()
+        try:
+            txn = session.env.begin(write=True)
+        except lmdb.MapResizedError:
+            self.adopt_size()
+            txn = session.env.begin(write=True)
+        try:
+            is_same = _identity_of(self.data_path) == self._identity
+        except OSError:
+            is_same = False
+        if not is_same:
+            txn.abort()
+            self._raise_replaced()
+        return txn, session.tables
+
+    def committed(self, state: State) -> None:
+        """After a commit: the witness, and now and then the slots of dead readers."""
+        # Without metasync a power cut may take the last commit, but not the witness: stay one behind.
+        seen = state if self._options.sync == "full" else self._witnessed
+        if seen is not None:
+            write_witness(self.directory, seen)
+        self._witnessed = state
+        self._write_count += 1
+        if self._write_count % READER_CHECK_EVERY == 0 and self._session is not None:
+            self._session.env.reader_check()
+
+    # sharing
+
+    @property
+    def is_replaced(self) -> bool:
+        """Whether the data file in the directory is another one than that which is open."""
+        if self._identity is None:
+            return False
+        try:
+            return _identity_of(self.data_path) != self._identity
+        except OSError:
+            return True
+
+    @property
+    def is_used(self) -> bool:
+        """Whether a handle is left that was neither closed nor dropped."""
+        return len(self._users) > 0
+
+    def retire(self) -> None:
+        """Close for good: the directory holds another store now."""
+        self._is_replaced = True
+        self.close()
+
+    def join(self, user: object, options: Options) -> None:
+        """Share with one more handle; the stronger wish wins, by a reopen."""
+        mine = self._options
+        joined = _changed(
+            mine,
+            readonly=mine.readonly and options.readonly,
+            sync="full" if "full" in (mine.sync, options.sync) else "no_meta",
+            map_bytes=max((size for size in (mine.map_bytes, options.map_bytes) if size), default=None),
+            accept_rollback=options.accept_rollback,
+        )
+        if (joined.readonly, joined.sync) != (mine.readonly, mine.sync) or joined.accept_rollback:
+            self.close()
+        self._options = joined
+        self._users.add(user)
+
+    def leave(self, user: object) -> bool:
+        """Stop sharing. True when nobody is left and the environment was closed."""
+        self._users.discard(user)
+        if len(self._users):
+            return False
+        self.close()
+        return True
+
+    def _raise_replaced(self) -> NoReturn:
+        raise StoreReplacedError(
+            f"{self.data_path} was replaced, moved or removed while it was open; nothing was written. "
+            "Open it again"
+        )
+
+
+def _load(env: lmdb.Environment, options: Options, is_new: bool) -> tuple[Tables, State]:
+    """Open the databases (one write transaction, or none when read-only), making them in a new store."""
+    if options.readonly:
+        tables = Tables(*_open_tables(env, None, create=False))
+        with env.begin() as txn:
+            return tables, read_state(txn, tables)
+    try:
+        txn = env.begin(write=True)
+    except lmdb.MapResizedError:
+        env.set_mapsize(0)
+        txn = env.begin(write=True)
+    with txn:
+        tables = Tables(*_open_tables(env, txn, create=is_new))
+        if is_new and txn.get(STATE_KEY, db=tables.meta) is None:
+            put_state(txn, tables, State(0, 1, 0, 0, os.urandom(16), bytes(8 * NONCE_COUNT)))
+        state = read_state(txn, tables)
+        if options.accept_rollback:
+            refs_sum = sum(check_number(stored) for _, stored in txn.cursor(tables.refs)) & SUM_MASK
+            if refs_sum != state.refs_sum:
+                state = state._replace(refs_sum=refs_sum)
+                put_state(txn, tables, state)
+        for key, stored in list(txn.cursor(tables.pending)):
+            if not Holder.decode(unprotect(key, stored, "reservation")).is_alive():
+                txn.delete(key, db=tables.pending)
+    return tables, state
+
+
+def _open_tables(env: lmdb.Environment, txn: Any, *, create: bool) -> Iterator[Any]:
+    for name in Tables._fields:
+        try:
+            yield env.open_db(name.encode(), txn=txn, create=create, integerkey=name == "records")
+        except lmdb.NotFoundError as error:
+            raise FormatVersionError(
+                f"{env.path()} is an LMDB environment, but no store of this version: it has no table {name!r}"
+            ) from error
+
+
+def _changed(options: Options, **changes: Any) -> Options:
+    return Options(**{**vars(options), **changes})
+
+
+def _identity_of(path: str) -> tuple[int, int]:
+    found = os.stat(path)
+    return found.st_dev, found.st_ino
+
+
+def _memory_bytes() -> int:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return 1 << 33
+
+
+def _translate_os(error: OSError, directory: str) -> KvgitHamtError:
+    if error.errno in _FULL_CODES:
+        return StoreFullError(f"no space left for {directory}: {error.strerror}")
+    if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        return ReadOnlyError(f"{error.filename or directory} may not be written: {error.strerror}")
+    return BackendError(f"{directory} cannot be opened: {error}")
+
+
+_registry_lock = threading.RLock()  # taken before any environment's lock, never after
+_environments: dict[tuple[int, int], SharedEnvironment] = {}  # by device and inode of the directory
+_forking: list[SharedEnvironment] = []
+
+
+def acquire(path: str, options: Options, user: object) -> SharedEnvironment:
+    """The open environment of a directory, shared by all handles of this process.
+
+    ``user`` is the handle; give it back with ``release``.
+    """
+    directory = os.path.realpath(path)
+    check_directory(directory, create=options.create and not options.readonly)
+    try:
+        os.makedirs(directory, exist_ok=True)
+        key = _identity_of(directory)
+    except OSError as error:
+        raise _translate_os(error, directory) from error
+    with _registry_lock:
+        _sweep()
+        shared = _environments.get(key)
+        if shared is not None and shared.is_replaced:
+            with shared.lock:
+                shared.retire()
+            shared = None
+        if shared is None:
+            shared = _environments[key] = SharedEnvironment(directory, options)
+            kind = network_filesystem(directory)
+            if kind:
+                warnings.warn(
+                    f"{directory} lies on {kind}: LMDB's locks and maps do not hold between hosts; "
+                    "use the store from one host only",
+                    stacklevel=4,
+                )
+        with shared.lock:
+            shared.join(user, options)
+    try:
+        with shared.lock:
+            shared.open()
+    except BaseException:
+        release(shared, user)
+        raise
+    return shared
+
+
+def _sweep() -> None:
+    """Close what only dropped, never closed handles used. Not done by finalisers: they run anywhere,
+    under any lock."""
+    for key, shared in list(_environments.items()):
+        if not shared.is_used and shared.lock.acquire(blocking=False):
+            try:
+                shared.close()
+            finally:
+                shared.lock.release()
+            del _environments[key]
+
+
+def release(shared: SharedEnvironment, user: object) -> None:
+    """Give a handle back; the last one closes the environment."""
+    with _registry_lock, shared.lock:
+        if not shared.leave(user):
+            return
+        for key in [key for key, value in _environments.items() if value is shared]:
+            del _environments[key]
+
+
+def _before_fork() -> None:
+    _registry_lock.acquire()
+    for shared in _environments.values():
+        shared.lock.acquire()
+        _forking.append(shared)
+        shared.close()
+
+
+def _after_fork_in_parent() -> None:
+    while _forking:
+        _forking.pop().lock.release()
+    _registry_lock.release()
+
+
+def _after_fork_in_child() -> None:
+    global _registry_lock  # noqa: PLW0603 - the old one may be held by a thread that is not here
+    _registry_lock = threading.RLock()
+    _forking.clear()
+    for shared in _environments.values():
+        shared.lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child
+    )

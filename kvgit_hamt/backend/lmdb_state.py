@@ -1,0 +1,183 @@
+"""What the LMDB backend keeps for itself: checked values, the store's state, reservations.
+
+Spec: docs/format.md, "LMDB".
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from typing import Any, NamedTuple
+
+from xxhash import xxh3_64_digest, xxh3_64_intdigest
+
+from kvgit_hamt.errors import CorruptionError, FormatVersionError
+
+LAYOUT = 1  # of the databases and their keys; another number is refused
+CHECK_BYTES = 8  # xxh3_64 behind ref, reflog, meta and pending values
+SUM_MASK = (1 << 64) - 1
+NONCE_COUNT = 8  # commits that can be told apart after an I/O error
+STATE_KEY = b"\x00state"  # no meta name starts with NUL
+
+
+def protect(key: bytes, value: bytes) -> bytes:
+    """A value as it is stored: with 8 bytes of xxh3_64 over it, seeded from its key."""
+    return value + xxh3_64_digest(value, xxh3_64_intdigest(key))
+
+
+def unprotect(key: bytes, stored: bytes, what: str) -> bytes:
+    """The value behind ``protect``.
+
+    Raises:
+        CorruptionError: a bit of the key or the value was flipped.
+    """
+    value = stored[:-CHECK_BYTES]
+    if xxh3_64_digest(value, xxh3_64_intdigest(key)) != stored[-CHECK_BYTES:]:
+        raise CorruptionError(f"{what} {key!r} is damaged: its stored bytes fail the check")
+    return value
+
+
+def check_number(stored: bytes) -> int:
+    """The check of a protected value as a number: what a ref adds to ``State.refs_sum``."""
+    return int.from_bytes(stored[-CHECK_BYTES:], "little")
+
+
+_STATE = struct.Struct(f"<4sIQQQQ16s{8 * NONCE_COUNT}s")
+
+
+class State(NamedTuple):
+    """What every write transaction moves on, kept as one value in the meta database.
+
+    Attributes:
+        counter: write transactions since creation.
+        next_place: the place of the next record.
+        refs_sum: sum of ``check_number`` over all refs, modulo 2**64.
+        log_sequence: number of the next reflog entry.
+        store_id: 16 random bytes of creation.
+        nonces: 8 random bytes of each of the last commits, newest first.
+    """
+
+    counter: int
+    next_place: int
+    refs_sum: int
+    log_sequence: int
+    store_id: bytes
+    nonces: bytes
+
+    def encode(self) -> bytes:
+        """The bytes under the state key."""
+        return protect(STATE_KEY, _STATE.pack(b"KVST", LAYOUT, *self))
+
+    def after_commit(self) -> State:
+        """The next state: counted on, with a nonce of its own."""
+        nonces = (os.urandom(8) + self.nonces)[: 8 * NONCE_COUNT]
+        return self._replace(counter=self.counter + 1, nonces=nonces)
+
+
+def _decode_state(stored: bytes) -> State:
+    value = unprotect(STATE_KEY, stored, "meta value")
+    if value[:4] != b"KVST" or len(value) < 8:
+        raise CorruptionError("the store's state is not one of ours")
+    layout = int.from_bytes(value[4:8], "little")
+    if layout != LAYOUT:
+        raise FormatVersionError(f"the store has layout {layout}; this version reads layout {LAYOUT}")
+    return State(*_STATE.unpack(value)[2:])
+
+
+class Tables(NamedTuple):
+    """Handles of the named databases."""
+
+    records: Any
+    commits: Any
+    blobs: Any
+    nodes: Any
+    refs: Any
+    reflog: Any
+    meta: Any
+    pending: Any
+    touches: Any
+
+
+def read_state(txn: Any, tables: Tables) -> State:
+    """The state as the transaction sees it."""
+    stored = txn.get(STATE_KEY, db=tables.meta)
+    if stored is None:
+        raise CorruptionError("the store's state is missing")
+    return _decode_state(stored)
+
+
+def put_state(txn: Any, tables: Tables, state: State) -> None:
+    """Write the state."""
+    txn.put(STATE_KEY, state.encode(), db=tables.meta)
+
+
+_HOLDER = struct.Struct("<QQQQQ")
+
+
+class Holder(NamedTuple):
+    """The process behind a reservation, told apart from a later one with the same pid."""
+
+    pid: int
+    start: int  # clock ticks after boot; 0 when unknown
+    namespace: int  # inode of the pid namespace; 0 when unknown
+    boot: int  # hash of the boot id; 0 when unknown
+    taken: int  # places
+
+    @classmethod
+    def me(cls, taken: int) -> Holder:
+        """This process."""
+        return cls(os.getpid(), _process_start(os.getpid()) or 0, _pid_namespace(), _boot(), taken)
+
+    @classmethod
+    def decode(cls, value: bytes) -> Holder:
+        """Read back what ``encode`` made."""
+        if len(value) != _HOLDER.size:
+            raise CorruptionError("a reservation is not one of ours")
+        return cls(*_HOLDER.unpack(value))
+
+    def encode(self) -> bytes:
+        """40 bytes."""
+        return _HOLDER.pack(*self)
+
+    def is_alive(self) -> bool:
+        """Whether the process still runs. Another container's processes cannot be seen: they count as
+        alive until the machine boots again."""
+        if self.boot and _boot() and self.boot != _boot():
+            return False
+        if self.namespace != _pid_namespace() or os.name == "nt":
+            return True
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return False
+        except PermissionError:
+            return True
+        start = _process_start(self.pid)
+        return start is not None and (not start or not self.start or start == self.start)
+
+
+def _process_start(pid: int) -> int | None:
+    """Start time in ticks, 0 when the system does not tell, None when the process is dead or a zombie."""
+    if not os.path.exists("/proc/self/stat"):
+        return 0
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] in (b"Z", b"X") else int(fields[19])
+
+
+def _pid_namespace() -> int:
+    try:
+        return os.stat("/proc/self/ns/pid").st_ino
+    except OSError:
+        return 0
+
+
+def _boot() -> int:
+    try:
+        with open("/proc/sys/kernel/random/boot_id", "rb") as file:
+            return xxh3_64_intdigest(file.read())
+    except OSError:
+        return 0
