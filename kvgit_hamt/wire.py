@@ -14,7 +14,8 @@ from kvgit_hamt.errors import CorruptionError
 
 CHECK_BYTES = 8  # xxh3_64; a longer check would cost space in every node
 PLACE_BYTES = 8  # one u64, little-endian: also the LMDB integer key as it stands
-MAX_DEPTH = 64  # nesting of decoded msgpack; ours use 4
+MAX_DEPTH = 64  # levels of list and map; ours use 4, the rest is the caller's info
+_SCALARS = (str, bytes, int, float, type(None))  # a bool is an int
 
 
 def seal(oid: bytes, body: bytes) -> bytes:
@@ -61,21 +62,25 @@ def pack(value: Any) -> bytes:
 
     Raises:
         TypeError, ValueError, OverflowError: the value is not plain data (None, bool, int, float,
-            str, bytes, list or tuple, dict with str keys).
+            str, bytes, list or tuple, dict with str keys), or is nested deeper than MAX_DEPTH.
     """
-    packed: bytes = msgpack.packb(_sorted(value), use_bin_type=True)
+    packed: bytes = msgpack.packb(_sorted(value, MAX_DEPTH), use_bin_type=True)
     return packed
 
 
-def _sorted(value: Any) -> Any:
+def _sorted(value: Any, depth: int) -> Any:
+    if isinstance(value, _SCALARS):
+        return value
+    if not depth:
+        raise ValueError(f"lists and maps nested deeper than {MAX_DEPTH} levels")
     if isinstance(value, dict):
         for key in value:
             if not isinstance(key, str):
                 raise TypeError(f"map keys must be str, not {type(key).__name__}")
-        return {key: _sorted(value[key]) for key in sorted(value)}
-    if isinstance(value, (list, tuple)):
-        return [_sorted(item) for item in value]
-    return value
+        return {key: _sorted(value[key], depth - 1) for key in sorted(value)}
+    if isinstance(value, (list, tuple)) and not isinstance(value, msgpack.ExtType):
+        return [_sorted(item, depth - 1) for item in value]
+    raise TypeError(f"{type(value).__name__} is not plain data")
 
 
 def unpack(data: bytes, what: str) -> Any:
