@@ -68,9 +68,7 @@ def empty_tree(store: Store) -> Tree:
 def change(store: Store, tree: Tree, changes: dict[bytes, bytes | None]) -> Tree:
     """The tree with changes made and stored (None deletes)."""
     writer = store.writer()
-    listed = [
-        (key, None if value is None else writer.put_value(value)) for key, value in changes.items()
-    ]
+    listed = [(key, None if value is None else writer.put_value(value)) for key, value in changes.items()]
     result = Editor(writer, store.shape).apply(tree, make_run(store.shape, listed))
     writer.publish()
     return result
@@ -173,5 +171,3 @@ def _naive_inner(shape: Shape, slots: list, payloads: list) -> bytes:
     for column, width in zip(columns, widths, strict=True):
         out += b"".join(n.to_bytes(width, "little") for n in column if width)
     return out
-
-
