@@ -204,9 +204,7 @@ class _Loader(Editor):
             return child
         return self.assemble(merged, mark)._replace(start=child.start, width=child.width)
 
-    def spread(
-        self, old: list[Segment], level: int, where: tuple[int, int], pieces: Pieces
-    ) -> list[Segment]:
+    def spread(self, old: list[Segment], level: int, where: tuple[int, int], pieces: Pieces) -> list[Segment]:
         """Deal pieces out to the children that stand in a run of slots."""
         start, width = where
         if not pieces.pieces:

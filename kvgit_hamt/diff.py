@@ -16,9 +16,7 @@ from kvgit_hamt.scan import Window, leaf_bodies, window_of
 Difference = tuple[bytes, Value | None, Value | None]
 
 
-def diff(
-    reader: Reader, shape: Shape, old: Tree, new: Tree, prefix: bytes = b""
-) -> Iterator[Difference]:
+def diff(reader: Reader, shape: Shape, old: Tree, new: Tree, prefix: bytes = b"") -> Iterator[Difference]:
     """(key, old value, new value) of every key that differs; None where absent. In tree order.
 
     Cost: node reads O(changes x depth), memory O(depth) beside two leaves.
@@ -57,9 +55,7 @@ class _Differ:
     def is_leaf(self, segment: Segment, level: int) -> bool:
         return level >= self.shape.max_level or self.shape.is_leaf(segment.count, segment.size)
 
-    def pair(
-        self, old: Segment, new: Segment, level: int
-    ) -> list[tuple[list[Segment], list[Segment], int]]:
+    def pair(self, old: Segment, new: Segment, level: int) -> list[tuple[list[Segment], list[Segment], int]]:
         """The runs of two inner nodes at ``level``, side by side; equal ones left out."""
         bodies = self.reader.read_many([(old.oid, old.loc), (new.oid, new.loc)])
         left, right = segments_of(bodies[0]), segments_of(bodies[1])
@@ -77,9 +73,7 @@ class _Differ:
                 out.append((before, after, level))
         return out
 
-    def uneven(
-        self, before: list[Segment], after: list[Segment], level: int
-    ) -> Iterator[Difference]:
+    def uneven(self, before: list[Segment], after: list[Segment], level: int) -> Iterator[Difference]:
         """One side is a single leaf (or empty) over the run; the other whatever it is."""
         if len(before) == 1 and self.is_leaf(before[0], level):
             small, large, is_swapped = before[0], after, False

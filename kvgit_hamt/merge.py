@@ -20,9 +20,7 @@ Resolve = Callable[[bytes, Value | None, Value | None, Value | None], Value | No
 Side: TypeAlias = list[Segment] | Run  # what one side has in a run of slots
 
 
-def merge(
-    writer: Writer, shape: Shape, trees: tuple[Tree, Tree, Tree], resolve: Resolve
-) -> Tree:
+def merge(writer: Writer, shape: Shape, trees: tuple[Tree, Tree, Tree], resolve: Resolve) -> Tree:
     """The merge of (base, ours, theirs).
 
     A key that one side changed is taken from it, one that both changed alike once; for one that

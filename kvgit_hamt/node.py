@@ -133,9 +133,7 @@ def leaf_entries(body: bytes) -> Entries:
     """Decode a leaf into columns of entries."""
     flags, count, ends, heap = _leaf_layout(body)
     starts = (0, *ends[1:-1:2]) if count else ()
-    records = [
-        body[heap + a : heap + b] for a, b in zip(starts, ends[1::2], strict=True)
-    ]
+    records = [body[heap + a : heap + b] for a, b in zip(starts, ends[1::2], strict=True)]
     key_lengths = [k - a for a, k in zip(starts, ends[0::2], strict=True)]
     tags = bytearray(body[HEADER_BYTES : HEADER_BYTES + count])
     if not flags & KINDS:
@@ -159,23 +157,28 @@ def leaf_keys(body: bytes) -> list[bytes]:
     return [body[heap + a : heap + k] for a, k in zip(starts, ends[0::2], strict=True)]
 
 
+def has_blobs(body: bytes) -> bool:
+    """Whether some value of a leaf lies outside it."""
+    return bool(body[2] & KINDS)
+
+
 def leaf_items(body: bytes) -> list[tuple[bytes, Value]]:
     """(key, value) of a leaf, in path order."""
-    flags, count, ends, heap = _leaf_layout(body)
-    if flags & KINDS:
-        entries = leaf_entries(body)
-        return [
-            (record[:length], _value(entries, index))
-            for index, (record, length) in enumerate(
-                zip(entries.records, entries.key_lengths, strict=True)
-            )
-        ]
-    if heap:
-        ends = tuple([heap + end for end in ends])
-    starts = (heap, *ends[1:-1:2]) if count else ()
+    if not body[2] & KINDS:
+        return leaf_inline_items(body)  # type: ignore[return-value]
+    entries = leaf_entries(body)
     return [
-        (body[a:k], body[k:b]) for a, k, b in zip(starts, ends[0::2], ends[1::2], strict=True)
+        (record[:length], _value(entries, index))
+        for index, (record, length) in enumerate(zip(entries.records, entries.key_lengths, strict=True))
     ]
+
+
+def leaf_inline_items(body: bytes) -> list[tuple[bytes, bytes]]:
+    """(key, value) of a leaf without blobs, in path order."""
+    _, count, ends, heap = _leaf_layout(body)
+    ends = tuple([heap + end for end in ends])
+    starts = (heap, *ends[1:-1:2]) if count else ()
+    return [(body[a:k], body[k:b]) for a, k, b in zip(starts, ends[0::2], ends[1::2], strict=True)]
 
 
 def leaf_payload_length(body: bytes) -> int:
@@ -308,11 +311,7 @@ def is_sound_inner(body: bytes) -> bool:
     length = inner_payload_length(body)
     slots = body[HEADER_BYTES : HEADER_BYTES + (1 << body[2])]
     numbers = slots.replace(b"\xff", b"")
-    return (
-        len(body) in (length, length + PLACE_BYTES * count)
-        and bool(numbers)
-        and max(numbers) < count
-    )
+    return len(body) in (length, length + PLACE_BYTES * count) and bool(numbers) and max(numbers) < count
 
 
 def inner_payload_length(body: bytes) -> int:
@@ -462,9 +461,7 @@ def _kinds_sound(payload: bytes) -> bool:
     entries = leaf_entries(payload)
     return all(
         kind == INLINE or (kind == BLOB_VALUE and len(record) - length == REF_BYTES)
-        for kind, record, length in zip(
-            entries.kinds, entries.records, entries.key_lengths, strict=True
-        )
+        for kind, record, length in zip(entries.kinds, entries.records, entries.key_lengths, strict=True)
     )
 
 

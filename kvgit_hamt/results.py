@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal, NamedTuple
+
+from kvgit_hamt.codec import Codec
 
 ChangeKind = Literal["added", "removed", "modified"]
 MergeStrategy = Literal["no_op", "fast_forward", "three_way"]
@@ -22,6 +25,14 @@ class Change(NamedTuple):
     old: Any
     new: Any
     kind: ChangeKind
+
+
+def make_change(codec: Codec, key: str, old: bytes | None, new: bytes | None) -> Change:
+    """A change of a key, from the stored bytes of its two sides (None: absent)."""
+    before = None if old is None else codec.decode_for(key, old)
+    after = None if new is None else codec.decode_for(key, new)
+    kind: ChangeKind = "added" if old is None else "removed" if new is None else "modified"
+    return Change(key, before, after, kind)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +73,8 @@ class MergeResult:
         commit: id of the branch's commit afterwards; for an abandoned merge, of the one before.
         strategy: "no_op" (nothing to do), "fast_forward" (no merge was needed), "three_way".
         auto_merged_keys: keys both sides changed that a function or a standing choice settled.
-        carried_keys: keys taken over from the other side as they are.
+        carried_keys: keys taken over from the other side as they are; found by a diff when asked
+            for, since a merge takes over whole subtrees without looking into them.
         conflicts: sorted by key; empty when merged.
     """
 
@@ -70,8 +82,13 @@ class MergeResult:
     commit: str | None
     strategy: MergeStrategy
     auto_merged_keys: frozenset[str] = frozenset()
-    carried_keys: frozenset[str] = frozenset()
     conflicts: tuple[Conflict, ...] = ()
+    _carried: Callable[[], frozenset[str]] | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def carried_keys(self) -> frozenset[str]:
+        """See above. Cost: a diff of the other side, each time it is asked for."""
+        return frozenset() if self._carried is None else self._carried()
 
     def __bool__(self) -> bool:
         return self.merged

@@ -246,9 +246,7 @@ def run_of_leaf(shape: Shape, body: bytes) -> Run:
         values.append(len(record) - length)
     kinds = bytes(entries.kinds) if any(entries.kinds) else b""
     ends = array("Q", node.accumulate_ends(entries.key_lengths, values))
-    return Run(
-        paths[0::2], paths[1::2], ends, kinds, b"".join(entries.records), b"".join(entries.locs)
-    )
+    return Run(paths[0::2], paths[1::2], ends, kinds, b"".join(entries.records), b"".join(entries.locs))
 
 
 class Piece(NamedTuple):
@@ -312,8 +310,7 @@ def drop_deleted(run: Run, i: int, j: int) -> Run:
     kept = [n for n in range(i, j) if run.kind(n) != node.DELETED]
     entries = run.entries(i, j)
     values = [
-        len(record) - length
-        for record, length in zip(entries.records, entries.key_lengths, strict=True)
+        len(record) - length for record, length in zip(entries.records, entries.key_lengths, strict=True)
     ]
     return Run(
         array("Q", [run.hi[n] for n in kept]), array("Q", [run.lo[n] for n in kept]),

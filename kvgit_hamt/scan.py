@@ -74,9 +74,7 @@ def leaf_bodies(reader: Reader, shape: Shape, tree: Tree, window: Window) -> Ite
         stack.extend(reversed(groups))
 
 
-def items(
-    reader: Reader, shape: Shape, tree: Tree, prefix: bytes = b""
-) -> Iterator[tuple[bytes, Value]]:
+def items(reader: Reader, shape: Shape, tree: Tree, prefix: bytes = b"") -> Iterator[tuple[bytes, Value]]:
     """(key, stored value) of all entries whose key starts with ``prefix``, in path order.
 
     Cost: the nodes of the directory that the prefix names, not those of the tree.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import Protocol
 
 from kvgit_hamt import node, wire
 from kvgit_hamt.backend.base import Backend, Batch, NewRecord, RefUpdate
@@ -54,9 +55,7 @@ class Counters:
 
     def since(self, earlier: Counters) -> Counters:
         """What was done since an earlier copy."""
-        return Counters(
-            *(getattr(self, field.name) - getattr(earlier, field.name) for field in fields(self))
-        )
+        return Counters(*(getattr(self, field.name) - getattr(earlier, field.name) for field in fields(self)))
 
 
 class NodeCache:
@@ -95,6 +94,26 @@ class NodeCache:
         self.young = {}
         self._old = {}
         self._size = 0
+
+
+class ObjectReader(Protocol):
+    """What reading a tree with its values takes: a store, or a batch that is not stored yet."""
+
+    @property
+    def shape(self) -> Shape:
+        """The form of its trees."""
+
+    def read(self, oid: bytes, loc: bytes) -> bytes:
+        """The body of a node."""
+
+    def read_many(self, links: Sequence[Link]) -> list[bytes]:
+        """Bodies of many nodes."""
+
+    def read_blob(self, ref: BlobRef) -> bytes:
+        """An out-of-line value."""
+
+    def load_value(self, value: Value) -> bytes:
+        """The bytes of a value, wherever it lies."""
 
 
 class Store:
@@ -238,6 +257,7 @@ class StoreWriter:
         self._pending_bytes = 0
         self._new: dict[bytes, Link] = {}
         self._blobs: dict[bytes, bytes] = {}
+        self._commits: set[bytes] = set()
         self._last_blob = 0
 
     # reading
@@ -257,6 +277,22 @@ class StoreWriter:
                 self._refuse_later(loc)
             return self.store.read_many(links)
         return [self.read(oid, loc) for oid, loc in links]
+
+    @property
+    def shape(self) -> Shape:
+        """The form of the store's trees."""
+        return self.store.shape
+
+    def read_blob(self, ref: BlobRef) -> bytes:
+        """An out-of-line value: of this batch, or stored before it."""
+        new = self._new.get(ref.loc or ref.oid)
+        if new is not None and new[0] == ref.oid:
+            return new[1][len(BLOB_HEADER) :]
+        return self.store.read_blob(ref)
+
+    def load_value(self, value: Value) -> bytes:
+        """The bytes of a value, also of a blob of this batch."""
+        return value if isinstance(value, bytes) else self.read_blob(value)
 
     def _refuse_later(self, loc: bytes) -> None:
         if loc and not self._is_reserved and int.from_bytes(loc, "little") >= self._base:
@@ -305,8 +341,8 @@ class StoreWriter:
         """A value as it stands in a leaf: itself, or the reference of a blob made of it."""
         return data if len(data) <= self.store.shape.inline_max else self.put_blob(data)
 
-    def put_commit(self, payload: bytes, tree: Tree, parents: Sequence[CommitObject]) -> bytes:
-        """Keep a commit; its oid."""
+    def put_commit(self, payload: bytes, tree: Tree, parents: Sequence[CommitObject]) -> Link:
+        """Keep a commit; its (oid, loc)."""
         oid = oid_of(payload)
         for loc in (tree.loc, *(parent.loc for parent in parents)):
             if loc not in self._new:
@@ -317,8 +353,8 @@ class StoreWriter:
         if self._placed:
             body += b"".join(loc for _, loc in links)
             places = len(links)
-        self._put(oid, body, places, "commit")
-        return oid
+        self._commits.add(oid)
+        return oid, self._put(oid, body, places, "commit")
 
     def _is_late(self, loc: bytes) -> bool:
         return bool(loc) and int.from_bytes(loc, "little") >= self._base
@@ -356,20 +392,24 @@ class StoreWriter:
             self._send((), ())
             self._new.clear()
 
-    def publish(self, refs: Sequence[RefUpdate] = (), required: Sequence[bytes] = ()) -> None:
+    def publish(self, refs: Sequence[RefUpdate] = (), required: Sequence[bytes] = ()) -> int:
         """Store the batch and move refs, in one step.
+
+        Returns:
+            by how much the places moved: if not 0, locations given out before are void, and what
+            they named is found again by its oid.
 
         Raises:
             BranchMovedError: a ref had moved; nothing of this step was stored.
             (others: see Backend.publish)
         """
-        self._send(refs, required)
+        return self._send(refs, required)
 
-    def _send(self, refs: Sequence[RefUpdate], required: Sequence[bytes]) -> None:
+    def _send(self, refs: Sequence[RefUpdate], required: Sequence[bytes]) -> int:
         base = self._next - len(self._records) if self._placed else 0
         batch = Batch(
             records=self._records, base=base, is_reserved=self._is_reserved and self._placed,
-            refs=refs, required=required,
+            refs=refs, required=[oid for oid in required if oid not in self._commits],
         )  # fmt: skip
         shift = self.store.backend.publish(batch)
         self._count(batch.records)
@@ -380,6 +420,7 @@ class StoreWriter:
         self._flushed += len(self._records)
         self._records = []
         self._pending_bytes = 0
+        return shift
 
     def _count(self, records: Sequence[NewRecord]) -> None:
         counters = self.store.counters

@@ -1,0 +1,412 @@
+"""The facade: a repository, its branches and tags, snapshots, the log and diffs."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from kvgit_hamt import diff, graph, hamt, history
+from kvgit_hamt.backend.base import Backend, RefUpdate
+from kvgit_hamt.backend.lmdb import LmdbBackend
+from kvgit_hamt.backend.memory import MemoryBackend
+from kvgit_hamt.codec import Codec, get_codec
+from kvgit_hamt.errors import (
+    BranchMovedError,
+    BranchNotFoundError,
+    ClosedError,
+    CommitNotFoundError,
+    InvalidInputError,
+    TagNotFoundError,
+)
+from kvgit_hamt.hamt import Tree
+from kvgit_hamt.history import CommitMeta
+from kvgit_hamt.objects import CommitObject, Config, RefValue, decode_config, encode_config
+from kvgit_hamt.path import Shape
+from kvgit_hamt.policy import MergePolicy, MergeRule
+from kvgit_hamt.refs import (
+    CONFIG,
+    HEADS,
+    TAGS,
+    Branches,
+    Clock,
+    Refs,
+    Tags,
+    check_name,
+    describe,
+    now_us,
+    resolve,
+    to_us,
+)
+from kvgit_hamt.results import Change, Commit, DiffStat, ReflogEntry, make_change
+from kvgit_hamt.snapshot import Snapshot, encode_key
+from kvgit_hamt.store import DEFAULT_CACHE_BYTES, Store
+from kvgit_hamt.worktree import Worktree
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+CodecSpec: TypeAlias = Any  # a name, a Codec, or an (encoder, decoder) pair
+MAIN = "main"
+BUILT_IN = ("msgpack", "pickle", "bytes")
+
+
+class Repo:
+    """A versioned store: commits of maps from str to any value, on branches.
+
+    Args:
+        where: a directory (LMDB, made if it is not there), a backend, or None for memory.
+        codec: "msgpack" (plain data), "pickle" (any object; reading runs code), "bytes", a Codec,
+            or an (encoder, decoder) pair. Recorded when the store is made. None takes what the
+            store says, and msgpack for a new one.
+        merge_fns, merge_prefixes, default_merge: rules for every merge, after those of a call.
+        cache_bytes: bound on cached inner nodes.
+        shape: parameters of the trees, for a store that is made now; the store's own count else.
+        clock: microseconds since 1970, for commits and the reflog.
+
+    Raises:
+        FormatVersionError: a newer or foreign store; it was not touched.
+        InvalidInputError: another codec than the store's. BackendError: see its kinds.
+        CorruptionError, StoreRolledBackError: the files are damaged, or older than they were.
+    """
+
+    def __init__(  # noqa: PLR0913 (the contract's names)
+        self,
+        where: str | os.PathLike[str] | Backend | None = None,
+        *,
+        codec: CodecSpec = None,
+        merge_fns: Mapping[str, MergeRule] | None = None,
+        merge_prefixes: Mapping[str, MergeRule] | None = None,
+        default_merge: MergeRule | None = None,
+        cache_bytes: int = DEFAULT_CACHE_BYTES,
+        shape: Shape | None = None,
+        clock: Clock = now_us,
+    ) -> None:
+        self.policy = MergePolicy.of(merge_fns, merge_prefixes, default_merge)
+        wanted = None if codec is None else get_codec(codec)
+        if cache_bytes < 0:
+            raise InvalidInputError(f"cache_bytes is 0 or more, not {cache_bytes}")
+        self.is_closed = False
+        backend = _backend_at(where)
+        try:
+            config = _config_of(backend, wanted, shape, clock)
+            self.codec = _codec_of(config, wanted)
+        except BaseException:
+            backend.close()
+            raise
+        self.store = Store(backend, config.shape, cache_bytes)
+        self.refs = Refs(self.store, clock)
+        self.branches = Branches(self.refs)
+        self.tags = Tags(self.refs)
+
+    # lifetime
+
+    def close(self) -> None:
+        """Release the store; everything opened from it raises ClosedError afterwards."""
+        if not self.is_closed:
+            self.is_closed = True
+            self.store.cache.clear()
+            self.store.backend.close()
+
+    def check_open(self) -> None:
+        """Raise ClosedError after ``close``."""
+        if self.is_closed:
+            raise ClosedError("the repository was closed; open it again")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    # views
+
+    def worktree(self, name: str = MAIN, create: bool = False) -> Worktree:
+        """A writable view of a branch.
+
+        Args:
+            create: make the branch, at the store's initial (empty) commit, if there is none.
+
+        Raises:
+            BranchNotFoundError, InvalidNameError.
+
+        Cost: one commit read, whatever the branch holds.
+        """
+        self.check_open()
+        if create and name not in self.branches:
+            check_name(name)
+            initial = RefValue(history.initial_oid(self.codec.name))
+            with contextlib.suppress(BranchMovedError):  # somebody else has just made it
+                self.refs.move(HEADS + name, None, initial, "branch: created")
+        return Worktree(self, name, self.read_head(name), self.policy)
+
+    def snapshot(
+        self,
+        *,
+        commit: str | None = None,
+        branch: str | None = None,
+        tag: str | None = None,
+        as_of: datetime | float | None = None,
+    ) -> Snapshot:
+        """A read-only view of one commit: named, or a branch's ("main" if nothing is named).
+
+        Args:
+            as_of: the newest commit of the branch's first-parent history made at or before then.
+
+        Raises:
+            CommitNotFoundError, BranchNotFoundError, TagNotFoundError, InvalidInputError.
+        """
+        self.check_open()
+        if commit is None and tag is None and branch is None:
+            branch = MAIN
+        found = self.find_commit(branch=branch, tag=tag, commit=commit)
+        if as_of is not None:
+            found = self._as_of(found, to_us(as_of))
+        return Snapshot(self.store, self.codec, found, self)
+
+    def _as_of(self, head: CommitObject, time_us: int) -> CommitObject:
+        for commit in graph.log(self.store, [head], first_parent=True):
+            if commit.time_us is not None and commit.time_us <= time_us:
+                return commit
+        raise CommitNotFoundError("no commit of this history is that old")
+
+    # commits
+
+    def get_commit(self, commit: str) -> Commit:
+        """A commit by id, abbreviation (4 characters or more), branch or tag."""
+        return describe(self.resolve_commit(commit))
+
+    def resolve_commit(self, text: str) -> CommitObject:
+        """The commit that a branch, tag, id or abbreviation names."""
+        self.check_open()
+        return self.store.read_commit(resolve(self.refs, text))
+
+    def find_commit(
+        self, *, branch: str | None = None, tag: str | None = None, commit: str | None = None
+    ) -> CommitObject:
+        """The commit that exactly one of the three names."""
+        self.check_open()
+        if sum(name is not None for name in (branch, tag, commit)) != 1:
+            raise InvalidInputError("name exactly one of branch, tag and commit")
+        if branch is not None:
+            return self.read_head(branch)
+        if commit is not None:
+            return self.store.read_commit(self.store.resolve_commit(commit))
+        value = self.refs.get(TAGS + check_name(str(tag), "tag"))
+        if value is None:
+            raise TagNotFoundError(f"there is no tag {tag!r}")
+        return self.store.read_commit(value.oid)
+
+    def read_head(self, branch: str) -> CommitObject:
+        """The commit a branch is at; BranchNotFoundError if there is no such branch."""
+        self.check_open()
+        return self.store.read_commit(self.branches.head(branch).oid)
+
+    def log(
+        self,
+        start: str = MAIN,
+        *,
+        first_parent: bool = False,
+        limit: int | None = None,
+        key: str | None = None,
+        prefix: str | None = None,
+    ) -> Iterator[Commit]:
+        """Commits from ``start`` back, newest first by generation and time, as a stream.
+
+        Args:
+            start: branch, tag, id or abbreviation.
+            first_parent: follow only the first parent of merges.
+            limit: at most so many.
+            key, prefix: only commits in which that key, or something under that prefix, differs
+                from every parent.
+
+        Cost: one commit read each; with ``key`` or ``prefix`` also the nodes on the way to it that
+        differ from the parent's.
+        """
+        found = self.resolve_commit(start)
+        wanted = None if key is None else encode_key(key)
+        under = None if prefix is None else encode_key(prefix)
+        if limit is not None and limit < 0:
+            raise InvalidInputError(f"limit is 0 or more, not {limit}")
+        return self._log(found, first_parent, limit, (wanted, under))
+
+    def _log(
+        self,
+        start: CommitObject,
+        first_parent: bool,
+        limit: int | None,
+        touching: tuple[bytes | None, bytes | None],
+    ) -> Iterator[Commit]:
+        left = limit
+        for commit in graph.log(self.store, [start], first_parent):
+            if left == 0:
+                return
+            self.check_open()
+            if touching == (None, None) or self._touches(commit, touching):
+                yield describe(commit)
+                left = None if left is None else left - 1
+
+    def _touches(self, commit: CommitObject, touching: tuple[bytes | None, bytes | None]) -> bool:
+        """Whether a commit changes a key, or something under a prefix, against every parent."""
+        key, prefix = touching
+        store = self.store
+        tree = Tree(*commit.tree)
+        if not commit.parents:
+            return False  # the initial commit is empty
+        for link in commit.parents:
+            old = Tree(*store.read_commit(*link).tree)
+            if key is not None and not hamt.has_changed(store, store.shape, old, tree, key):
+                return False
+            if prefix is not None and not any(True for _ in diff.diff(store, store.shape, old, tree, prefix)):
+                return False
+        return True
+
+    def merge_base(self, one: str, other: str) -> str | None:
+        """The id of the best common ancestor of two commits, None if they share no history.
+
+        Of several best ones (criss-cross histories) the newest by generation, then time, then id.
+        """
+        bases = graph.merge_bases(self.store, self.resolve_commit(one), self.resolve_commit(other))
+        return bases[0].oid.hex() if bases else None
+
+    # differences
+
+    def diff(self, old: str, new: str, prefix: str = "", values: bool = True) -> Iterator[Change]:
+        """The keys in which two commits differ, as a stream in tree order.
+
+        Args:
+            old, new: branches, tags, ids or abbreviations.
+            prefix: only keys that start with it.
+            values: False leaves old and new None, and reads no out-of-line value.
+
+        Cost: node reads O(changes x depth); memory O(depth).
+        """
+        trees = [Tree(*self.resolve_commit(name).tree) for name in (old, new)]
+        return self._diff(trees[0], trees[1], encode_key(prefix), values)
+
+    def _diff(self, old: Tree, new: Tree, prefix: bytes, values: bool) -> Iterator[Change]:
+        load = self.store.load_value
+        for key, before, after in diff.diff(self.store, self.store.shape, old, new, prefix):
+            self.check_open()
+            text = key.decode()
+            if values:
+                sides = [None if side is None else load(side) for side in (before, after)]
+                yield make_change(self.codec, text, *sides)
+            else:
+                kind = "added" if before is None else "removed" if after is None else "modified"
+                yield Change(text, None, None, kind)  # type: ignore[arg-type]
+
+    def diff_stat(self, old: str, new: str, prefix: str = "") -> DiffStat:
+        """How many keys were added, removed and modified between two commits. Cost: as ``diff``."""
+        counts = {"added": 0, "removed": 0, "modified": 0}
+        for change in self.diff(old, new, prefix, values=False):
+            counts[change.kind] += 1
+        return DiffStat(**counts)
+
+    # upkeep
+
+    def reflog(self, branch: str = MAIN, limit: int | None = None) -> list[ReflogEntry]:
+        """The moves of a branch, newest first; also of one that was deleted."""
+        self.check_open()
+        return self.refs.reflog(HEADS + check_name(branch), limit)
+
+    def stats(self) -> dict[str, int]:
+        """Figures of the store: what the backend counts, and branches and tags."""
+        self.check_open()
+        figures = dict(self.store.backend.stats())
+        figures["branch_count"] = len(self.branches)
+        figures["tag_count"] = len(self.tags)
+        return figures
+
+    def __repr__(self) -> str:
+        state = "closed" if self.is_closed else f"{len(self.branches)} branches"
+        return f"<Repo {type(self.store.backend).__name__}, {state}, codec {self.codec.name}>"
+
+
+def open(  # noqa: A001, PLR0913 (the contract's names)
+    path: str | os.PathLike[str] | None = None,
+    *,
+    branch: str = MAIN,
+    codec: CodecSpec = None,
+    merge_fns: Mapping[str, MergeRule] | None = None,
+    merge_prefixes: Mapping[str, MergeRule] | None = None,
+    default_merge: MergeRule | None = None,
+    cache_bytes: int = DEFAULT_CACHE_BYTES,
+) -> Worktree:
+    """A worktree of a branch, in one call: the store and the branch are made if they are missing.
+
+    Args:
+        path: a directory, or None for memory. (others: see Repo)
+
+    ``worktree.repo`` is the repository; close it with ``worktree.close()``, or use ``with``.
+    """
+    repo = Repo(
+        path,
+        codec=codec,
+        merge_fns=merge_fns,
+        merge_prefixes=merge_prefixes,
+        default_merge=default_merge,
+        cache_bytes=cache_bytes,
+    )
+    try:
+        worktree = repo.worktree(branch, create=True)
+    except BaseException:
+        repo.close()
+        raise
+    worktree.owns_repo = True
+    return worktree
+
+
+def _backend_at(where: str | os.PathLike[str] | Backend | None) -> Backend:
+    if where is None:
+        return MemoryBackend()
+    if isinstance(where, (str, os.PathLike)):
+        if not os.fspath(where):
+            raise InvalidInputError("the path of a store is empty; give a directory, or None for memory")
+        return LmdbBackend(where)
+    return where
+
+
+def _config_of(backend: Backend, wanted: Codec | None, shape: Shape | None, clock: Clock) -> Config:
+    """The store's description; a new store is made with its initial commit and branch main."""
+    data = backend.get_ref(CONFIG)
+    if data is None:
+        codec = wanted or get_codec("msgpack")
+        config = Config(shape or Shape(), codec.name)
+        try:
+            _create(backend, config, clock)
+        except BranchMovedError:  # another process has just made it
+            data = backend.get_ref(CONFIG)
+        else:
+            return config
+    if data is None:
+        raise BranchNotFoundError("the store's description vanished while it was opened")
+    return decode_config(data)
+
+
+def _create(backend: Backend, config: Config, clock: Clock) -> None:
+    store = Store(backend, config.shape, 0)
+    refs = Refs(store, clock)
+    writer = store.writer()
+    tree = hamt.put_empty(writer)
+    initial = history.put_commit(writer, tree, (), CommitMeta(None, None, config.codec))
+    main = refs.update(HEADS + MAIN, None, RefValue(initial.oid), "store created")
+    writer.publish([RefUpdate(CONFIG, None, encode_config(config), None), main])
+
+
+def _codec_of(config: Config, wanted: Codec | None) -> Codec:
+    if wanted is None:
+        if config.codec not in BUILT_IN:
+            raise InvalidInputError(
+                f"the store was made with a codec of its own, {config.codec!r}; "
+                "open it with codec=(encoder, decoder), or a Codec of that name"
+            )
+        return get_codec(config.codec)
+    if wanted.name != config.codec:
+        raise InvalidInputError(
+            f"the store was made with codec {config.codec!r}, not {wanted.name!r}; "
+            f"open it with codec={config.codec!r}"
+        )
+    return wanted

@@ -1,0 +1,144 @@
+"""Pending edits over one tree: the writable mapping, before anything is committed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from typing import Any, Final, cast
+
+from kvgit_hamt import hamt
+from kvgit_hamt.codec import Codec
+from kvgit_hamt.hamt import Tree
+from kvgit_hamt.results import Change, Status, make_change
+from kvgit_hamt.snapshot import TreeView, encode_key
+
+_ABSENT: Final = object()
+
+
+class Stage(TreeView, MutableMapping[str, Any]):
+    """A mapping over a tree with edits that stay in memory.
+
+    Values are encoded when they are set, so a value that cannot be stored is refused at once, and
+    later changes of a mutable object do not count until it is set again.
+
+    Memory: the pending edits; never the keys of the tree.
+    """
+
+    def __init__(self, codec: Codec) -> None:
+        self._codec = codec
+        self._pending: dict[bytes, bytes | None] = {}
+        self._was_there: dict[bytes, bool] = {}  # of pending keys: whether the tree has them
+
+    @property
+    def has_changes(self) -> bool:
+        """Whether any edit is pending."""
+        return bool(self._pending)
+
+    def _set_tree(self, tree: Tree) -> None:
+        self._tree = tree
+        self._was_there.clear()
+
+    # reading: pending edits over the base
+
+    def _find(self, key: bytes) -> bytes | None:
+        if self._pending:
+            pending = self._pending.get(key, _ABSENT)
+            if pending is not _ABSENT:
+                return cast("bytes | None", pending)
+        return super()._find(key)
+
+    def _find_many(self, keys: list[bytes]) -> dict[bytes, bytes]:
+        pending = self._pending
+        found = super()._find_many([key for key in keys if key not in pending])
+        for key in keys:
+            data = pending.get(key)
+            if data is not None:
+                found[key] = data
+        return found
+
+    def _count(self) -> int:
+        total = super()._count()
+        for key, data in self._pending.items():
+            total += (data is not None) - self._in_base(key)
+        return total
+
+    def _in_base(self, key: bytes) -> bool:
+        known = self._was_there.get(key)
+        if known is None:
+            known = hamt.get(self._store, self._store.shape, self._tree, key) is not None
+            self._was_there[key] = known
+        return known
+
+    def _keys(self, prefix: bytes) -> Iterator[str]:
+        if not self._pending:
+            return super()._keys(prefix)
+        return (key for key, _ in self._raw_items(prefix))
+
+    def _items(self, prefix: bytes) -> Iterator[tuple[str, Any]]:
+        if not self._pending:
+            return super()._items(prefix)
+        decode = self._codec.decode_for
+        return ((key, decode(key, data)) for key, data in self._raw_items(prefix))
+
+    def _raw_items(self, prefix: bytes) -> Iterator[tuple[str, bytes]]:
+        pending = dict(self._pending)
+        for text, data in super()._raw_items(prefix):
+            if not pending or text.encode() not in pending:
+                yield text, data
+        for key, value in pending.items():
+            if value is not None and key.startswith(prefix):
+                yield key.decode(), value
+
+    # editing
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        """Set a key. EncodeError if the codec cannot hold the value: then nothing changes."""
+        data = encode_key(key)
+        self._check_open()
+        self._pending[data] = self._codec.encode_for(key, value)
+
+    def __delitem__(self, key: str) -> None:
+        """Delete a key; KeyError if it is absent. Cost: one lookup."""
+        data = encode_key(key)
+        if self._find(data) is None:
+            raise KeyError(key)
+        if self._in_base(data):
+            self._pending[data] = None
+        else:
+            del self._pending[data]
+
+    def update(self, other: Any = (), /, **more: Any) -> None:
+        """Set many keys; all are encoded first, so a value that fails leaves everything as it was."""
+        pairs = list(other.items() if isinstance(other, Mapping) else other) + list(more.items())
+        encoded = {encode_key(key): self._codec.encode_for(key, value) for key, value in pairs}
+        self._check_open()
+        self._pending.update(encoded)
+
+    def clear(self) -> None:
+        """Delete every key (pending, as any edit). Memory and time follow the number of keys."""
+        keys = [encode_key(key) for key in self]
+        self._pending = {key: None for key in keys if self._in_base(key)}
+
+    def status(self) -> Status:
+        """The keys that pending edits set and remove."""
+        updated = frozenset(key.decode() for key, data in self._pending.items() if data is not None)
+        removed = frozenset(key.decode() for key, data in self._pending.items() if data is None)
+        return Status(updated, removed)
+
+    def diff(self) -> Iterator[Change]:
+        """What pending edits change against the base, by key. Cost: a lookup each."""
+        self._check_open()
+        for key in sorted(self._pending):
+            text = key.decode()
+            old, new = super()._find(key), self._pending[key]
+            if old != new:
+                yield make_change(self._codec, text, old, new)
+
+    def discard(self, keys: Iterable[str] | None = None) -> None:
+        """Drop pending edits: all, or those of some keys."""
+        if keys is None:
+            self._pending.clear()
+            return
+        for key in [encode_key(key) for key in keys]:
+            self._pending.pop(key, None)
+
+    __hash__ = None  # type: ignore[assignment]

@@ -1,0 +1,534 @@
+"""A writable view of one branch: pending edits over its head, commit, and merge."""
+
+from __future__ import annotations
+
+import random
+import time as clock
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from kvgit_hamt import bulk, graph, hamt, history
+from kvgit_hamt.errors import (
+    BranchMovedError,
+    InvalidInputError,
+    MergeConflict,
+    PendingChangesError,
+)
+from kvgit_hamt.hamt import Editor, Tree
+from kvgit_hamt.history import CommitMeta, Merged
+from kvgit_hamt.node import BlobRef, Value
+from kvgit_hamt.objects import CommitObject, RefValue
+from kvgit_hamt.policy import MergePolicy, MergeRule
+from kvgit_hamt.refs import HEADS, to_us
+from kvgit_hamt.results import Conflict, MergeResult
+from kvgit_hamt.run import make_run
+from kvgit_hamt.snapshot import Snapshot, encode_key
+from kvgit_hamt.stage import Stage
+from kvgit_hamt.store import Store, StoreWriter
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from kvgit_hamt.repo import Repo
+
+When = datetime | float | None | Literal["now"]
+OnMoved = Literal["merge", "raise"]
+OnConflict = Literal["raise", "abandon"]
+PostCheck = Callable[[Snapshot], object]
+LOAD_STEP: Final = 4_096  # entries encoded at a time in a bulk load
+
+
+class Worktree(Stage):
+    """A mapping over a branch's head, with edits that stay pending until ``commit``.
+
+    Several worktrees may hold one branch; each sees the head it opened at until it commits,
+    merges, resets or refreshes. A worktree belongs to one thread at a time.
+    """
+
+    def __init__(self, repo: Repo, branch: str, head: CommitObject, policy: MergePolicy) -> None:
+        super().__init__(repo.codec)
+        self._repo = repo
+        self._owner = repo
+        self._store: Store = repo.store
+        self.owns_repo = False
+        self._branch = branch
+        self._policy = policy
+        self._set_base(head)
+
+    # what it is
+
+    @property
+    def branch(self) -> str:
+        """The name of its branch."""
+        return self._branch
+
+    @property
+    def base(self) -> str:
+        """The id of the commit that its pending edits are over."""
+        return self._base.oid.hex()
+
+    def __repr__(self) -> str:
+        return f"<Worktree {self._branch} at {self.base[:8]}, {len(self._pending)} pending>"
+
+    def _set_base(self, commit: CommitObject) -> None:
+        self._base = commit
+        self._set_tree(Tree(*commit.tree))
+
+    @property
+    def repo(self) -> Repo:
+        """The repository it belongs to."""
+        return self._repo
+
+    def close(self) -> None:
+        """Drop pending edits; closes the repository too if ``open`` made it for this worktree."""
+        self._is_closed = True
+        if self.owns_repo:
+            self._repo.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def refresh(self) -> str:
+        """Move to the branch's head as it is now, keeping pending edits; the head's id.
+
+        Raises:
+            MergeConflict: somebody changed a key that has a pending edit here. Nothing was
+                changed: commit (which merges) or discard those keys.
+        """
+        head = self._repo.read_head(self._branch)
+        if head.oid == self._base.oid:
+            return self.base
+        tree = Tree(*head.tree)
+        clashes = []
+        for key, mine in self._pending.items():
+            values = [hamt.get(self._store, self._store.shape, t, key) for t in (self._tree, tree)]
+            if values[0] != values[1]:
+                old, theirs = (None if v is None else self._store.load_value(v) for v in values)
+                if theirs != mine:
+                    clashes.append(self._conflict(key, (old, mine, theirs)))
+        if clashes:
+            raise MergeConflict([clash.key for clash in clashes], conflicts=clashes)
+        self._set_base(head)
+        return self.base
+
+    def _conflict(self, key: bytes, sides: tuple[bytes | None, bytes | None, bytes | None]) -> Conflict:
+        text = key.decode()
+        decoded = [None if side is None else self._codec.decode_for(text, side) for side in sides]
+        return Conflict(text, *decoded)
+
+    # commit
+
+    def commit(
+        self,
+        *,
+        keys: Iterable[str] | None = None,
+        info: Mapping[str, Any] | None = None,
+        time: When = "now",
+        on_moved: OnMoved = "merge",
+        on_conflict: OnConflict = "raise",
+        merge_fns: Mapping[str, MergeRule] | None = None,
+        merge_prefixes: Mapping[str, MergeRule] | None = None,
+        default_merge: MergeRule | None = None,
+    ) -> MergeResult:
+        """Store the pending edits as a commit and move the branch to it.
+
+        If the branch has moved since, the edits become a commit of their own and are merged with
+        the new head (parents: that head, then ours); a race that is lost is run again.
+
+        Args:
+            keys: commit the pending edits of these keys only; the others stay pending.
+            info: plain data kept in the commit; alone it makes a commit too.
+            time: a datetime, seconds since 1970, or None for an id that follows the content alone.
+            on_moved: "raise" gives BranchMovedError instead of merging.
+            on_conflict: "abandon" returns a false result instead of raising.
+            merge_fns, merge_prefixes, default_merge: rules before those of worktree and repo.
+
+        Returns:
+            MergeResult: "no_op" when there is nothing to store, "fast_forward", or "three_way".
+
+        Raises:
+            MergeConflict, BranchMovedError, BackendError: the edits are still pending.
+            BranchNotFoundError: the branch was deleted meanwhile.
+
+        Cost: reads and writes each node above a changed leaf once; one durable write.
+        """
+        self._check_open()
+        _check_choice("on_moved", on_moved, ("merge", "raise"))
+        _check_choice("on_conflict", on_conflict, ("raise", "abandon"))
+        policy = MergePolicy.of(merge_fns, merge_prefixes, default_merge).over(self._policy)
+        changes = self._selected(keys)
+        meta = self._meta(time, info)
+        if not changes and info is None:
+            return MergeResult(True, self.base, "no_op")
+        attempt = 0
+        while True:
+            try:
+                result = self._try_commit(changes, meta, on_moved, policy)
+                break
+            except BranchMovedError:
+                if on_moved == "raise":
+                    raise
+            attempt += 1
+            clock.sleep(random.random() * min(0.05, 0.001 * attempt))  # let others finish theirs
+        if not result and on_conflict == "raise":
+            raise _conflict_error(result.conflicts)
+        if result:
+            for key in changes:
+                self._pending.pop(key, None)
+        return result
+
+    def _selected(self, keys: Iterable[str] | None) -> dict[bytes, bytes | None]:
+        if keys is None:
+            return dict(self._pending)
+        if isinstance(keys, str):
+            raise InvalidInputError("keys is a list of keys, not one str")
+        wanted = [encode_key(key) for key in keys]
+        missing = [key.decode() for key in wanted if key not in self._pending]
+        if missing:
+            raise InvalidInputError(f"no edit is pending for {missing[0]!r}; nothing was committed")
+        return {key: self._pending[key] for key in wanted}
+
+    def _meta(self, when: When, info: Mapping[str, Any] | None) -> CommitMeta:
+        if isinstance(when, str):
+            _check_choice("time", when, ("now",))
+            time_us: int | None = self._repo.refs.clock()
+        else:
+            time_us = None if when is None else to_us(when)
+        if info is not None and not isinstance(info, Mapping):
+            raise InvalidInputError(f"info is a mapping, not {type(info).__name__}")
+        return CommitMeta(time_us, None if info is None else dict(info), self._codec.name)
+
+    def _try_commit(
+        self,
+        changes: dict[bytes, bytes | None],
+        meta: CommitMeta,
+        on_moved: OnMoved,
+        policy: MergePolicy,
+    ) -> MergeResult:
+        head = self._repo.read_head(self._branch)
+        has_moved = head.oid != self._base.oid
+        if has_moved and on_moved == "raise":
+            raise BranchMovedError(HEADS + self._branch)
+        base = self._merge_base(self._base, head) if has_moved else self._tree
+        writer = self._store.writer()
+        tree = self._apply(writer, changes)
+        if tree.oid == self._tree.oid and meta.info is None:
+            return MergeResult(True, self.base, "no_op")
+        commit = history.put_commit(writer, tree, (self._base,), meta)
+        if not has_moved:
+            self._publish(writer, head, commit, "commit")
+            return MergeResult(True, commit.oid.hex(), "fast_forward")
+        trees = (base, tree, Tree(*head.tree))
+        merged = history.merge_trees(writer, self._codec, policy, trees)
+        if merged.conflicts:
+            return self._abandoned(merged)
+        final = history.put_commit(writer, merged.tree, (head, commit), meta)
+        carried = history.carried_keys(self._store, (base, trees[2]), merged.auto_merged_keys)
+        self._publish(writer, head, final, "commit: merge with moved branch")
+        return MergeResult(True, final.oid.hex(), "three_way", merged.auto_merged_keys, _carried=carried)
+
+    def _merge_base(self, ours: CommitObject, theirs: CommitObject) -> Tree:
+        return history.base_tree(self._store, ours, theirs)
+
+    def _abandoned(self, merged: Merged) -> MergeResult:
+        return MergeResult(False, self.base, "three_way", conflicts=merged.conflicts)
+
+    def _apply(self, writer: StoreWriter, changes: dict[bytes, bytes | None]) -> Tree:
+        values: list[tuple[bytes, Value | None]] = [
+            (key, None if data is None else writer.put_value(data)) for key, data in changes.items()
+        ]
+        return Editor(writer, self._store.shape).apply(self._tree, make_run(self._store.shape, values))
+
+    def _publish(self, writer: StoreWriter, head: CommitObject, commit: CommitObject, why: str) -> None:
+        """Move the branch from ``head`` to ``commit`` and make that the base."""
+        update = self._repo.refs.update(HEADS + self._branch, RefValue(head.oid), RefValue(commit.oid), why)
+        shift = writer.publish([update], [oid for oid, _ in commit.parents])
+        self._set_base(self._store.read_commit(commit.oid) if shift else commit)
+
+    # merge
+
+    def merge(
+        self,
+        *,
+        branch: str | None = None,
+        tag: str | None = None,
+        commit: str | None = None,
+        fast_forward: bool = True,
+        dry_run: bool = False,
+        post_check: PostCheck | None = None,
+        info: Mapping[str, Any] | None = None,
+        time: When = "now",
+        on_conflict: OnConflict = "raise",
+        merge_fns: Mapping[str, MergeRule] | None = None,
+        merge_prefixes: Mapping[str, MergeRule] | None = None,
+        default_merge: MergeRule | None = None,
+    ) -> MergeResult:
+        """Merge a branch, a tag or a commit into this branch.
+
+        Args:
+            fast_forward: False makes a merge commit even where the branch could just move.
+            dry_run: change nothing; the result says what would happen, conflicts included.
+            post_check: called with a snapshot of the merged state before the branch moves; if it
+                raises, nothing is changed and the exception goes to the caller.
+
+        Returns:
+            MergeResult: "no_op" (all of it is here), "fast_forward" or "three_way".
+
+        Raises:
+            PendingChangesError: there are pending edits. MergeConflict: see ``on_conflict``.
+            CommitNotFoundError, BranchNotFoundError, TagNotFoundError. Nothing was changed.
+
+        Cost: what the two sides changed, not what they hold.
+        """
+        self._check_clean("merge")
+        _check_choice("on_conflict", on_conflict, ("raise", "abandon"))
+        policy = MergePolicy.of(merge_fns, merge_prefixes, default_merge).over(self._policy)
+        theirs = self._repo.find_commit(branch=branch, tag=tag, commit=commit)
+        meta = self._meta(time, info)
+        while True:
+            self._set_base(self._repo.read_head(self._branch))
+            try:
+                result = self._try_merge(theirs, meta, policy, (fast_forward, dry_run, post_check))
+                break
+            except BranchMovedError:
+                continue
+        if not result and on_conflict == "raise" and not dry_run:
+            raise _conflict_error(result.conflicts)
+        return result
+
+    def _try_merge(
+        self,
+        theirs: CommitObject,
+        meta: CommitMeta,
+        policy: MergePolicy,
+        how: tuple[bool, bool, PostCheck | None],
+    ) -> MergeResult:
+        fast_forward, dry_run, post_check = how
+        head = self._base
+        if graph.is_ancestor(self._store, theirs, head):
+            return MergeResult(True, self.base, "no_op")
+        if fast_forward and graph.is_ancestor(self._store, head, theirs):
+            return self._forward(theirs, (dry_run, post_check))
+        base = self._merge_base(head, theirs)
+        writer = self._store.writer()
+        trees = (base, Tree(*head.tree), Tree(*theirs.tree))
+        merged = history.merge_trees(writer, self._codec, policy, trees)
+        if merged.conflicts:
+            return self._abandoned(merged)
+        settled = merged.auto_merged_keys
+        carried = history.carried_keys(self._store, (base, trees[2]), settled)
+        if dry_run:
+            return MergeResult(True, self.base, "three_way", settled, _carried=carried)
+        final = history.put_commit(writer, merged.tree, (head, theirs), meta)
+        self._checked(writer, head, final, (post_check, "merge"))
+        return MergeResult(True, final.oid.hex(), "three_way", settled, _carried=carried)
+
+    def _forward(self, theirs: CommitObject, how: tuple[bool, PostCheck | None]) -> MergeResult:
+        dry_run, post_check = how
+        carried = history.carried_keys(self._store, (self._tree, Tree(*theirs.tree)), frozenset())
+        if not dry_run:
+            writer = self._store.writer()
+            self._checked(writer, self._base, theirs, (post_check, "merge: fast-forward"))
+        commit = self.base if dry_run else theirs.oid.hex()
+        return MergeResult(True, commit, "fast_forward", _carried=carried)
+
+    def _checked(
+        self,
+        writer: StoreWriter,
+        head: CommitObject,
+        commit: CommitObject,
+        how: tuple[PostCheck | None, str],
+    ) -> None:
+        """Publish after the caller's check has seen the result."""
+        post_check, why = how
+        if post_check is not None:
+            post_check(Snapshot(writer, self._codec, commit, self._repo))
+        self._publish(writer, head, commit, why)
+
+    def apply(
+        self,
+        base: str,
+        target: str,
+        *,
+        info: Mapping[str, Any] | None = None,
+        time: When = "now",
+        on_conflict: OnConflict = "raise",
+        merge_fns: Mapping[str, MergeRule] | None = None,
+        merge_prefixes: Mapping[str, MergeRule] | None = None,
+        default_merge: MergeRule | None = None,
+    ) -> MergeResult:
+        """Make the changes that lead from one commit to another on this branch, as one commit.
+
+        Args:
+            base, target: commit ids, abbreviations, branches or tags.
+
+        Raises:
+            as ``merge``.
+        """
+        self._check_clean("apply changes")
+        repo = self._repo
+        steps = (repo.resolve_commit(base), repo.resolve_commit(target))
+        policy = MergePolicy.of(merge_fns, merge_prefixes, default_merge).over(self._policy)
+        what = f"apply: {steps[0].oid.hex()[:8]}..{steps[1].oid.hex()[:8]}"
+        return self._replay(steps, self._meta(time, info), policy, (on_conflict, what))
+
+    def cherry_pick(self, commit: str, *, mainline: int | None = None, **options: Any) -> MergeResult:
+        """Make the changes of one commit on this branch; its info is kept unless one is given.
+
+        Args:
+            mainline: for a merge commit, the parent (from 1) against which its changes count.
+            options: info, time, on_conflict and merge rules as for ``apply``.
+        """
+        found = self._repo.resolve_commit(commit)
+        parent = self._parent_of(found, mainline)
+        if options.get("info") is None:
+            options["info"] = found.info
+        return self.apply(parent, found.oid.hex(), **options)
+
+    def revert(self, commit: str, *, mainline: int | None = None, **options: Any) -> MergeResult:
+        """Undo the changes of one commit on this branch, as a new commit. Arguments: ``cherry_pick``."""
+        found = self._repo.resolve_commit(commit)
+        parent = self._parent_of(found, mainline)
+        if options.get("info") is None:
+            options["info"] = {"revert": found.oid.hex()}
+        return self.apply(found.oid.hex(), parent, **options)
+
+    def _parent_of(self, commit: CommitObject, mainline: int | None) -> str:
+        if not commit.parents:
+            raise InvalidInputError("the initial commit has no changes to pick or revert")
+        if mainline is None:
+            if len(commit.parents) > 1:
+                raise InvalidInputError(
+                    f"{commit.oid.hex()[:8]} is a merge; say with mainline=1.. which parent counts"
+                )
+            mainline = 1
+        if not 1 <= mainline <= len(commit.parents):
+            raise InvalidInputError(f"mainline is 1 to {len(commit.parents)}, not {mainline}")
+        return commit.parents[mainline - 1][0].hex()
+
+    def _replay(
+        self,
+        steps: tuple[CommitObject, CommitObject],
+        meta: CommitMeta,
+        policy: MergePolicy,
+        how: tuple[OnConflict, str],
+    ) -> MergeResult:
+        on_conflict, why = how
+        _check_choice("on_conflict", on_conflict, ("raise", "abandon"))
+        while True:
+            head = self._repo.read_head(self._branch)
+            self._set_base(head)
+            writer = self._store.writer()
+            trees = (Tree(*steps[0].tree), Tree(*head.tree), Tree(*steps[1].tree))
+            merged = history.merge_trees(writer, self._codec, policy, trees)
+            if merged.conflicts and on_conflict == "raise":
+                raise _conflict_error(merged.conflicts)
+            if merged.conflicts:
+                return self._abandoned(merged)
+            if merged.tree.oid == head.tree[0]:
+                return MergeResult(True, self.base, "no_op")
+            commit = history.put_commit(writer, merged.tree, (head,), meta)
+            try:
+                self._publish(writer, head, commit, why)
+            except BranchMovedError:
+                continue
+            return MergeResult(True, commit.oid.hex(), "three_way", merged.auto_merged_keys)
+
+    # the branch as a whole
+
+    def reset(self, commit: str) -> str:
+        """Move the branch, and this worktree, to another commit; the reflog keeps the old one.
+
+        Args:
+            commit: id, abbreviation, branch or tag.
+
+        Returns:
+            the id the branch had before.
+
+        Raises:
+            PendingChangesError: there are pending edits. BranchMovedError: somebody moved the
+            branch since this worktree last saw it; refresh first.
+        """
+        self._check_clean("reset")
+        target = self._repo.resolve_commit(commit)
+        old = self._base
+        if target.oid != old.oid:
+            self._publish(self._store.writer(), old, target, f"reset: to {target.oid.hex()[:8]}")
+        return old.oid.hex()
+
+    def load(
+        self,
+        items: Mapping[str, Any] | Iterable[tuple[str, Any]],
+        *,
+        info: Mapping[str, Any] | None = None,
+        time: When = "now",
+        memory_bytes: int = bulk.DEFAULT_MEMORY_BYTES,
+        progress: bulk.Progress | None = None,
+    ) -> MergeResult:
+        """Put any number of entries into the branch as one commit, in bounded memory.
+
+        Faster than ``update`` and ``commit`` for many entries, whatever their order; of equal keys
+        the last counts. Nothing is visible before all of it is.
+
+        Args:
+            memory_bytes: about what sorting may use; the rest goes to a temporary file.
+            progress: called with (phase, entries done, entries known) now and then.
+
+        Raises:
+            PendingChangesError: there are pending edits. KeyTypeError, InvalidKeyError,
+            EncodeError: the branch is unchanged. BranchMovedError: somebody moved the branch
+            during the load; it is unchanged by this call.
+        """
+        self._check_clean("load")
+        head = self._repo.read_head(self._branch)
+        self._set_base(head)
+        meta = self._meta(time, info)
+        writer = self._store.bulk_writer()
+        pairs = items.items() if isinstance(items, Mapping) else items
+        source = self._encoded(writer, pairs)
+        tree = bulk.load(writer, self._store.shape, self._tree, source, memory_bytes, progress)
+        if tree.oid == self._tree.oid and info is None:
+            return MergeResult(True, self.base, "no_op")
+        commit = history.put_commit(writer, tree, (head,), meta)
+        self._publish(writer, head, commit, "load")
+        return MergeResult(True, commit.oid.hex(), "fast_forward")
+
+    def _encoded(
+        self, writer: StoreWriter, pairs: Iterable[tuple[str, Any]]
+    ) -> Iterator[tuple[list[bytes], list[bytes | BlobRef]]]:
+        encode = self._codec.encode_for
+        limit = self._store.shape.inline_max
+        keys: list[bytes] = []
+        values: list[bytes | BlobRef] = []
+        for key, value in pairs:
+            keys.append(encode_key(key))
+            data = encode(key, value)
+            values.append(data if len(data) <= limit else writer.put_blob(data))
+            if len(keys) == LOAD_STEP:
+                yield keys, values
+                keys, values = [], []
+        if keys:
+            yield keys, values
+
+    def _check_clean(self, what: str) -> None:
+        self._check_open()
+        if self._pending:
+            raise PendingChangesError(
+                f"cannot {what} with {len(self._pending)} pending edit(s); commit or discard them first"
+            )
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def _check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise InvalidInputError(f"{name} is one of {', '.join(map(repr, allowed))}, not {value!r}")
+
+
+def _conflict_error(conflicts: tuple[Conflict, ...]) -> MergeConflict:
+    errors = {c.key: c.error for c in conflicts if c.error is not None}
+    return MergeConflict([c.key for c in conflicts], errors, conflicts)
