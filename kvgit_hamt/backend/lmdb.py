@@ -77,7 +77,6 @@ class LmdbBackend:
             grows by itself. The file is only as large as what is stored.
         sync: "full" makes every publish durable before it returns. "no_meta" saves one of two disk
             writes: after a power cut the last commits may be missing, but what is left is whole.
-        max_readers: slots for reading threads of all processes, fixed by the first to open.
         accept_rollback: take the store as it is although it is older than its witness says.
 
     Raises:
@@ -89,7 +88,7 @@ class LmdbBackend:
 
     placed = True
 
-    def __init__(  # noqa: PLR0913 - an open call has options
+    def __init__(
         self,
         path: str | os.PathLike[str],
         *,
@@ -97,7 +96,6 @@ class LmdbBackend:
         readonly: bool = False,
         map_bytes: int | None = None,
         sync: Sync = "full",
-        max_readers: int = 512,
         accept_rollback: bool = False,
     ) -> None:
         if sys.byteorder != "little":
@@ -106,7 +104,7 @@ class LmdbBackend:
             raise BackendError(f"sync is 'full' or 'no_meta', not {sync!r}")
         self._is_readonly = readonly
         self._is_closed = False
-        options = Options(create, readonly, map_bytes, sync, max_readers, accept_rollback)
+        options = Options(create, readonly, map_bytes, sync, accept_rollback)
         self._shared: SharedEnvironment = acquire(os.fspath(path), options, self)
         with self._shared.lock:
             self._bind()

@@ -62,6 +62,7 @@ from kvgit_hamt.errors import (
 
 DEFAULT_MAP_BYTES = 1 << 40  # address space only: the file grows by what is written
 MIN_MAP_BYTES = 1 << 20
+MAX_READERS = 1024  # threads reading at one moment, of all processes; 64 bytes each in the lock file
 READER_CHECK_EVERY = 256  # write transactions between two sweeps of dead readers' slots
 _FULL_CODES = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _FULL_BELOW_BYTES = 1 << 18  # tmpfs reports a full device as EIO; then there is less than this left
@@ -100,8 +101,7 @@ def translate(error: lmdb.Error, directory: str) -> KvgitHamtError:
         return ReadOnlyError(f"{directory} may not be written, nor locked for reading: {error}")
     if isinstance(error, lmdb.ReadersFullError):
         return LockedError(
-            f"all reader slots of {directory} are taken by live processes; close some of them, or close all "
-            "and open the store with a larger max_readers"
+            f"all {MAX_READERS} reader slots of {directory} are taken by live processes; close some of them"
         )
     if isinstance(error, lmdb.LockError):
         return LockedError(f"{directory} is locked: {error}")
@@ -120,7 +120,6 @@ class Options:
     readonly: bool = False
     map_bytes: int | None = None
     sync: Sync = "full"
-    max_readers: int = 512
     accept_rollback: bool = False
 
 
@@ -204,7 +203,7 @@ class SharedEnvironment:
                     metasync=self._options.sync == "full",
                     create=False,
                     readahead=used < _memory_bytes() // 2,
-                    max_readers=self._options.max_readers,
+                    max_readers=MAX_READERS,
                     max_dbs=len(Tables._fields),
                     max_spare_txns=1,  # never crosses a fork: see above
                     lib_version=0,  # whatever LMDB_DEFAULT_LIB_VERSION says
