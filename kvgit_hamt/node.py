@@ -25,6 +25,7 @@ EMPTY_SLOT = 255
 REF_BYTES = 40  # stored value of a blob: oid and u64 length
 PLACE_BYTES = 8
 HEADER_BYTES = 8
+INNER_BITS = (2, 4, 6)  # levels of the binary trie in an inner node, see path.Shape
 _LEAF_HEADER = struct.Struct("<BBHI")
 _INNER_HEADER = struct.Struct("<BBBBBBBB")
 _HH = struct.Struct("<HH").unpack_from
@@ -302,7 +303,7 @@ def inner_step(body: bytes, slot: int) -> tuple[bytes, bytes] | None:
 def is_sound_inner(body: bytes) -> bool:
     """Whether the lengths and child numbers of an inner node's body are such that every step
     stays inside it. (Canonical form is more: see ``check_node``.)"""
-    if len(body) < HEADER_BYTES or body[1] != VERSION or body[2] not in (2, 4, 6):
+    if len(body) < HEADER_BYTES or body[1] != VERSION or body[2] not in INNER_BITS:
         return False
     count = body[3]
     widths_known = body[4] in _WIDTH_CODES and body[5] in _WIDTH_CODES
@@ -444,10 +445,10 @@ def check_node(payload: bytes) -> None:
         elif payload[:2] == bytes((INNER, VERSION)):
             children = inner_children(payload)
             rebuilt = inner_encode(children)
-            sound = _slots_sound(children)
+            sound = payload[2] in INNER_BITS and not any(children.locs) and _slots_sound(children)
         else:
             raise CorruptionError(f"unknown node kind or version {payload[:2].hex()!r}")
-    except (struct.error, IndexError, ValueError, KeyError) as error:
+    except (struct.error, IndexError, ValueError, KeyError, OverflowError) as error:
         raise CorruptionError(f"malformed node: {error}") from error
     if rebuilt != payload or not sound:
         raise CorruptionError("node is not in canonical form")
