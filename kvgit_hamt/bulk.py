@@ -40,7 +40,7 @@ class Spill:
     def write(self, run: Run) -> None:
         """Append a run to the file; its kinds and blob locations stay in memory."""
         if self._file is None:
-            self._file = tempfile.TemporaryFile(prefix="kvgit-hamt-")
+            self._file = tempfile.TemporaryFile(prefix="kvgit-hamt-")  # noqa: SIM115 (closed by close)
         at = self._file.tell()
         for column in (run.hi, run.lo, run.ends):
             self._file.write(memoryview(array("Q", column)).cast("B"))
@@ -60,7 +60,8 @@ class Spill:
             for width in (8 * count, 8 * count, 16 * count):
                 columns.append(view[at : at + width].cast("Q"))
                 at += width
-            runs.append(Run(*columns, kinds, view[at : at + heap_bytes], locs))
+            hi, lo, ends = columns
+            runs.append(Run(hi, lo, ends, kinds, view[at : at + heap_bytes], locs))
         return runs
 
     def close(self) -> None:
@@ -151,7 +152,7 @@ class _Loader(Editor):
     def fits(self, pieces: Pieces, child: Segment, level: int) -> bool:
         """Whether a range may go to the editor at once: it is small, needs no copy, or is one key
         many times over (or keys forged to look so), which no cut divides."""
-        if (len(pieces.pieces) == 1 and not child.count) or self.shape.bits * level >= PATH_BITS:
+        if (len(pieces.pieces) == 1 and not child.entry_count) or self.shape.bits * level >= PATH_BITS:
             return True
         return pieces.size() + ENTRY_OVERHEAD_BYTES * pieces.count() <= self.memory_bytes // 4
 
@@ -171,11 +172,11 @@ class _Loader(Editor):
             changed = self.change(child, level, *self.one_run(pieces))
             self.report(self.done)
             return changed
-        if child.count and not self.is_leaf(child, level):
+        if child.entry_count and not self.is_leaf(child, level):
             return [self.into_inner(child, level, pieces)]
-        if child.count:
+        if child.entry_count:
             run = run_of_leaf(self.shape, self.body_of(child))
-            pieces = Pieces((Piece(run, 0, child.count), *pieces.pieces))
+            pieces = Pieces((Piece(run, 0, child.entry_count), *pieces.pieces))
             child = empty_segment(child.start, child.width)
         if child.width > 1:
             return self.halves(child, level, pieces)

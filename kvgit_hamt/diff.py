@@ -45,7 +45,7 @@ class _Differ:
         while stack:
             before, after, level = stack.pop()
             if len(before) == len(after) == 1:
-                if before[0].oid == after[0].oid and before[0].count == after[0].count:
+                if before[0].oid == after[0].oid and before[0].entry_count == after[0].entry_count:
                     continue
                 if not (self.is_leaf(before[0], level) or self.is_leaf(after[0], level)):
                     stack.extend(reversed(self.pair(before[0], after[0], level + 1)))
@@ -53,7 +53,7 @@ class _Differ:
             yield from self.uneven(before, after, level)
 
     def is_leaf(self, segment: Segment, level: int) -> bool:
-        return level >= self.shape.max_level or self.shape.is_leaf(segment.count, segment.size)
+        return level >= self.shape.max_level or self.shape.is_leaf(segment.entry_count, segment.size)
 
     def pair(self, old: Segment, new: Segment, level: int) -> list[tuple[list[Segment], list[Segment], int]]:
         """The runs of two inner nodes at ``level``, side by side; equal ones left out."""
@@ -80,10 +80,10 @@ class _Differ:
         else:
             small, large, is_swapped = after[0], before, True
         rest: dict[bytes, Value] = {}
-        if small.count:
+        if small.entry_count:
             rest = dict(node.leaf_items(self.reader.read(small.oid, small.loc)))
         for segment in large:
-            if not segment.count:
+            if not segment.entry_count:
                 continue
             for key, value in self.entries(segment, level):
                 was = rest.pop(key, None)

@@ -84,14 +84,14 @@ class Segment(NamedTuple):
 
     Attributes:
         start, width: the run of slots in the parent.
-        count, size, extra: entries, bytes, and blob bytes beyond the references.
+        entry_count, size, extra: entries, bytes, and blob bytes beyond the references.
         oid, loc: of a stored node; b"" while it is a leaf not yet put (or empty).
         body: of a leaf not yet put, else b"".
     """
 
     start: int
     width: int
-    count: int
+    entry_count: int
     size: int
     extra: int
     oid: bytes
@@ -187,7 +187,7 @@ def has_changed(reader: Reader, shape: Shape, old: Tree, new: Tree, key: bytes) 
     """Whether a key's value differs between two trees; stops where they share a node."""
     path = shape.hash(key)
     level = 0
-    links: list[tuple[bytes, bytes] | None] = [tuple(old), tuple(new)]
+    links: list[tuple[bytes, bytes] | None] = [(old.oid, old.loc), (new.oid, new.loc)]
     bodies: list[bytes | None] = [None, None]
     while True:
         if links[0] is not None and links[1] is not None and links[0][0] == links[1][0]:
@@ -248,11 +248,11 @@ class Editor:
     def is_leaf(self, segment: Segment, level: int) -> bool:
         """Whether a child of a node at ``level`` is a leaf (or empty); nothing is read."""
         is_deepest = level >= self.shape.max_level and segment.width == 1
-        return is_deepest or self.shape.is_leaf(segment.count, segment.size)
+        return is_deepest or self.shape.is_leaf(segment.entry_count, segment.size)
 
     def change(self, child: Segment, level: int, run: Run, i: int, j: int) -> list[Segment]:
         """Make changes i to j in a child of a node at ``level``; what stands in its run then."""
-        if child.count == 0:
+        if child.entry_count == 0:
             if run.kinds and node.DELETED in run.kinds[i:j]:
                 run = drop_deleted(run, i, j)
                 i, j = 0, len(run.hi)
@@ -262,7 +262,7 @@ class Editor:
             return [self.change_inner(child, body, level, run, i, j)]
         old = self.body_of(child)
         if j - i > MANY_CHANGES:
-            both = Pieces((Piece(run_of_leaf(self.shape, old), 0, child.count), Piece(run, i, j)))
+            both = Pieces((Piece(run_of_leaf(self.shape, old), 0, child.entry_count), Piece(run, i, j)))
             merged = both.flatten(self.shape, False)
             planted = self.plant(merged, 0, len(merged.hi), level, child)
             return [child] if len(planted) == 1 and planted[0].body == old else planted
@@ -271,9 +271,9 @@ class Editor:
             return [child]
         leaf = leaf_segment(child.start, child.width, spliced)
         if self.is_leaf(leaf, level):
-            return [leaf if leaf.count else empty_segment(child.start, child.width)]
+            return [leaf if leaf.entry_count else empty_segment(child.start, child.width)]
         entries = run_of_leaf(self.shape, spliced)
-        return self.plant(entries, 0, leaf.count, level, child)
+        return self.plant(entries, 0, leaf.entry_count, level, child)
 
     def change_inner(
         self, child: Segment, body: bytes, level: int, run: Run, i: int, j: int
@@ -327,7 +327,7 @@ class Editor:
             oid, loc = self.put(new)
             columns.oids[number] = oid
             columns.locs[number] = loc
-            columns.counts[number] = new.count
+            columns.counts[number] = new.entry_count
             columns.sizes[number] = new.size
             columns.extras[number] = new.extra
         body = node.inner_encode(columns)
@@ -402,16 +402,16 @@ class Editor:
         if len(segments) == 1 and segments[0].width == slots:
             return segments[0]
         table = bytearray()
-        live = []
+        live: list[Segment] = []
         for segment in segments:
-            number = len(live) if segment.count else EMPTY_SLOT
+            number = len(live) if segment.entry_count else EMPTY_SLOT
             table += bytes((number,)) * segment.width
-            if segment.count:
+            if segment.entry_count:
                 live.append(segment)
         links = [self.put(segment) for segment in live]
         columns = node.Children(
             bytes(table), [link[0] for link in links], [link[1] for link in links],
-            [s.count for s in live], [s.size for s in live], [s.extra for s in live],
+            [s.entry_count for s in live], [s.size for s in live], [s.extra for s in live],
         )  # fmt: skip
         totals = sum(columns.counts), sum(columns.sizes), sum(columns.extras)
         oid, loc = self.writer.put_inner(node.inner_encode(columns), totals[0], mark)
@@ -427,7 +427,7 @@ class Editor:
                 if (
                     left.width != right.width
                     or left.start & (2 * left.width - 1)
-                    or not self.shape.is_leaf(left.count + right.count, left.size + right.size)
+                    or not self.shape.is_leaf(left.entry_count + right.entry_count, left.size + right.size)
                 ):
                     break
                 stack.pop()
@@ -437,9 +437,9 @@ class Editor:
 
     def _join_two(self, left: Segment, right: Segment) -> Segment:
         width = 2 * left.width
-        if not right.count:
+        if not right.entry_count:
             return left._replace(width=width)
-        if not left.count:
+        if not left.entry_count:
             return right._replace(start=left.start, width=width)
         body = node.leaf_join([self.body_of(left), self.body_of(right)])
         return leaf_segment(left.start, width, body)
@@ -449,9 +449,9 @@ def _keeps_layout(old: Segment, new: list[Segment]) -> bool:
     """Whether a changed child stays one child of its run and cannot make a buddy join."""
     return (
         len(new) == 1
-        and old.count > 0
+        and old.entry_count > 0
         and new[0].width == old.width
-        and new[0].count >= old.count
+        and new[0].entry_count >= old.entry_count
         and new[0].size >= old.size
     )
 

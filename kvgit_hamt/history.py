@@ -73,7 +73,7 @@ class _Resolver:
         values = [self._decode(text, side) for side in sides]
         try:
             answer = rule(*values)
-        except Exception as error:  # the caller's function: what it raises is a conflict
+        except Exception as error:  # noqa: BLE001 (the caller's function: a conflict)
             self._conflict(text, sides, error)
             return sides[1]
         if isinstance(answer, MergeChoice):
@@ -99,7 +99,8 @@ class _Resolver:
         names: tuple[Side, Side, Side] = ("base", "ours", "theirs")
         absent = frozenset(name for name, side in zip(names, sides, strict=True) if side is None)
         values = [self._decode(text, side) for side in sides]
-        self.conflicts.append(Conflict(text, *values, error=error, absent=absent))
+        base, ours, theirs = values
+        self.conflicts.append(Conflict(text, base, ours, theirs, error, absent))
 
 
 def merge_trees(

@@ -85,7 +85,7 @@ class _Merger(Editor):
         """The entries of a light side."""
         if isinstance(side, Run):
             return side
-        return run_of_leaf(self.shape, self.body_of(side[0])) if side[0].count else EMPTY_RUN
+        return run_of_leaf(self.shape, self.body_of(side[0])) if side[0].entry_count else EMPTY_RUN
 
     def halve(self, side: Side, middle: int, bit: int) -> tuple[Side, Side]:
         """A side's two halves of a run; a leaf over all of it is cut by ``bit`` of the path."""
@@ -135,7 +135,7 @@ class _Merger(Editor):
         """The entries of a light side by key."""
         if isinstance(side, Run):
             return dict(node.leaf_items(node.leaf_encode(side.entries(0, len(side.hi)))))
-        return dict(node.leaf_items(self.body_of(side[0]))) if side[0].count else {}
+        return dict(node.leaf_items(self.body_of(side[0]))) if side[0].entry_count else {}
 
 
 def _as_segments(side: Side, where: Segment) -> Side:
@@ -154,7 +154,7 @@ def _same(one: Side, other: Side) -> bool:
             and one.kinds == other.kinds
         )
     return len(one) == len(other) and all(
-        a.start == b.start and a.width == b.width and a.count == b.count and a.oid == b.oid
+        a.start == b.start and a.width == b.width and a.entry_count == b.entry_count and a.oid == b.oid
         and a.body == b.body for a, b in zip(one, other, strict=True)
     )  # fmt: skip
 

@@ -77,7 +77,7 @@ def check_name(name: str, what: str = "branch") -> str:
     return name
 
 
-def _fault_of(name: str) -> str | None:
+def _fault_of(name: object) -> str | None:
     if not isinstance(name, str):
         return f"it must be a str, not {type(name).__name__}"
     if not name:
@@ -121,16 +121,19 @@ class Refs:
         data = self.store.backend.get_ref(full)
         return None if data is None else decode_ref(full, data)
 
-    def list(self, prefix: str) -> list[tuple[str, RefValue]]:
+    def under(self, prefix: str) -> list[tuple[str, RefValue]]:
         """(name without the prefix, value) of all refs under a prefix, by name."""
         found = self.store.backend.list_refs(prefix)
         return [(name[len(prefix) :], decode_ref(name, data)) for name, data in found]
 
     def update(self, full: str, old: RefValue | None, new: RefValue | None, why: str) -> RefUpdate:
         """The compare-and-set of one ref with its reflog entry, for a batch."""
-        entry = LogEntry(old and old.oid, new and new.oid, self.clock(), why)
+        entry = LogEntry(old.oid if old else None, new.oid if new else None, self.clock(), why)
         return RefUpdate(
-            full, old and encode_ref(old), new and encode_ref(new), encode_log_entry(entry)
+            full,
+            encode_ref(old) if old else None,
+            encode_ref(new) if new else None,
+            encode_log_entry(entry),
         )  # fmt: skip
 
     def move(self, full: str, old: RefValue | None, new: RefValue | None, why: str) -> None:
@@ -144,7 +147,7 @@ class Refs:
         for data in self.store.backend.read_reflog(full, limit):
             entry = decode_log_entry(full, data)
             out.append(ReflogEntry(
-                entry.old and entry.old.hex(), entry.new and entry.new.hex(),
+                entry.old.hex() if entry.old else None, entry.new.hex() if entry.new else None,
                 to_datetime(entry.time_us), entry.why,
             ))  # fmt: skip
         return out
@@ -164,10 +167,10 @@ class Branches(Mapping[str, str]):
         return self.head(name).oid.hex()
 
     def __iter__(self) -> Iterator[str]:
-        return iter([name for name, _ in self._refs.list(HEADS)])
+        return iter([name for name, _ in self._refs.under(HEADS)])
 
     def __len__(self) -> int:
-        return len(self._refs.list(HEADS))
+        return len(self._refs.under(HEADS))
 
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and self._refs.get(HEADS + name) is not None
@@ -179,7 +182,7 @@ class Branches(Mapping[str, str]):
 
     def items(self) -> Any:
         """(name, commit id) of all branches, by name, in one read."""
-        return {name: value.oid.hex() for name, value in self._refs.list(HEADS)}.items()
+        return {name: value.oid.hex() for name, value in self._refs.under(HEADS)}.items()
 
     def head(self, name: str) -> RefValue:
         """The value of a branch's ref; BranchNotFoundError if there is none."""
@@ -245,10 +248,10 @@ class Tags(Mapping[str, str]):
         return self._value(name).oid.hex()
 
     def __iter__(self) -> Iterator[str]:
-        return iter([name for name, _ in self._refs.list(TAGS)])
+        return iter([name for name, _ in self._refs.under(TAGS)])
 
     def __len__(self) -> int:
-        return len(self._refs.list(TAGS))
+        return len(self._refs.under(TAGS))
 
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and self._refs.get(TAGS + name) is not None

@@ -325,7 +325,7 @@ class Repo:
         return f"<Repo {type(self.store.backend).__name__}, {state}, codec {self.codec.name}>"
 
 
-def open(  # noqa: A001, PLR0913 (the contract's names)
+def open(  # noqa: PLR0913 (the contract's names)
     path: str | os.PathLike[str] | None = None,
     *,
     branch: str = MAIN,

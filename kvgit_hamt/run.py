@@ -257,7 +257,8 @@ class Piece(NamedTuple):
     j: int
 
 
-class Pieces(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Pieces:
     """What several runs hold for one range of paths; of equal keys the last piece counts."""
 
     pieces: tuple[Piece, ...]

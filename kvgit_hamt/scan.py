@@ -52,7 +52,7 @@ def leaf_bodies(reader: Reader, shape: Shape, tree: Tree, window: Window) -> Ite
 
     Cost: each of their nodes is read once, leaves READ_AHEAD at a time; memory O(depth).
     """
-    stack: list[tuple[list[Link], int]] = [([tuple(tree)], 0)]
+    stack: list[tuple[list[Link], int]] = [([(tree.oid, tree.loc)], 0)]
     while stack:
         links, level = stack.pop()
         bodies = reader.read_many(links) if len(links) > 1 else [reader.read(*links[0])]
@@ -62,10 +62,10 @@ def leaf_bodies(reader: Reader, shape: Shape, tree: Tree, window: Window) -> Ite
         groups: list[tuple[list[Link], int]] = []
         is_open = False
         for segment in segments_of(bodies[0]):
-            if not segment.count or not window.holds(shape, segment, level):
+            if not segment.entry_count or not window.holds(shape, segment, level):
                 continue
             link = (segment.oid, segment.loc)
-            is_leaf = level >= shape.max_level or shape.is_leaf(segment.count, segment.size)
+            is_leaf = level >= shape.max_level or shape.is_leaf(segment.entry_count, segment.size)
             if is_leaf and is_open and len(groups[-1][0]) < READ_AHEAD:
                 groups[-1][0].append(link)
             else:
@@ -110,7 +110,7 @@ def sample(
     total = node.inner_stats(body)[0] if body[0] == INNER else node.leaf_count(body)
     chosen = sorted(rng.sample(range(total), min(count, total)))
     out: list[tuple[bytes, Value]] = []
-    stack: list[tuple[Link, list[int]]] = [(tuple(tree), chosen)] if chosen else []
+    stack: list[tuple[Link, list[int]]] = [((tree.oid, tree.loc), chosen)] if chosen else []
     while stack:
         link, ranks = stack.pop()
         body = reader.read(*link)
@@ -122,12 +122,12 @@ def sample(
         first = at = 0
         for segment in segments_of(body):
             end = at
-            while end < len(ranks) and ranks[end] < first + segment.count:
+            while end < len(ranks) and ranks[end] < first + segment.entry_count:
                 end += 1
             if end > at:
                 below.append(((segment.oid, segment.loc), [r - first for r in ranks[at:end]]))
             at = end
-            first += segment.count
+            first += segment.entry_count
         stack.extend(reversed(below))
     rng.shuffle(out)
     return out
@@ -144,7 +144,7 @@ class Visited(NamedTuple):
 
 def nodes(reader: Reader, tree: Tree) -> Iterator[Visited]:
     """Every node of a tree, parents before children. Cost: reads each node once."""
-    stack: list[tuple[Link, int]] = [(tuple(tree), 0)]
+    stack: list[tuple[Link, int]] = [((tree.oid, tree.loc), 0)]
     while stack:
         (oid, loc), level = stack.pop()
         body = reader.read(oid, loc)

@@ -212,7 +212,7 @@ class TreeView(Mapping[str, Any]):
     def __iter__(self) -> Iterator[str]:
         return self._keys(b"")
 
-    def keys(self, prefix: str = "") -> Keys:  # type: ignore[override]
+    def keys(self, prefix: str = "") -> Keys:
         """A view of the keys that start with ``prefix``; iterates in path order.
 
         Cost: for a prefix with a "/", the nodes of that directory (up to four levels of it), not
@@ -220,11 +220,11 @@ class TreeView(Mapping[str, Any]):
         """
         return Keys(self, encode_key(prefix))
 
-    def items(self, prefix: str = "") -> Items:  # type: ignore[override]
+    def items(self, prefix: str = "") -> Items:
         """A view of the (key, value) pairs whose key starts with ``prefix``. Cost: as ``keys``."""
         return Items(self, encode_key(prefix))
 
-    def values(self, prefix: str = "") -> Values:  # type: ignore[override]
+    def values(self, prefix: str = "") -> Values:
         """A view of the values whose key starts with ``prefix``. Cost: as ``keys``."""
         return Values(self, encode_key(prefix))
 
@@ -246,7 +246,7 @@ class TreeView(Mapping[str, Any]):
             else:
                 try:
                     pairs = [(k.decode(), decode(v)) for k, v in node.leaf_inline_items(body)]
-                except Exception:
+                except Exception:  # noqa: BLE001 (the decoder's own; found again below, with its key)
                     pairs = [self._decode_pair(*pair) for pair in node.leaf_inline_items(body)]
                 yield from pairs
 

@@ -118,11 +118,12 @@ class Worktree(Stage):
     def _conflict(self, key: bytes, sides: tuple[bytes | None, bytes | None, bytes | None]) -> Conflict:
         text = key.decode()
         decoded = [None if side is None else self._codec.decode_for(text, side) for side in sides]
-        return Conflict(text, *decoded)
+        base, ours, theirs = decoded
+        return Conflict(text, base, ours, theirs)
 
     # commit
 
-    def commit(
+    def commit(  # noqa: PLR0913 (the contract's names)
         self,
         *,
         keys: Iterable[str] | None = None,
@@ -251,7 +252,7 @@ class Worktree(Stage):
 
     # merge
 
-    def merge(
+    def merge(  # noqa: PLR0913 (the contract's names)
         self,
         *,
         branch: str | None = None,
@@ -349,7 +350,7 @@ class Worktree(Stage):
             post_check(Snapshot(writer, self._codec, commit, self._repo))
         self._publish(writer, head, commit, why)
 
-    def apply(
+    def apply(  # noqa: PLR0913 (the contract's names)
         self,
         base: str,
         target: str,
@@ -520,8 +521,6 @@ class Worktree(Stage):
             raise PendingChangesError(
                 f"cannot {what} with {len(self._pending)} pending edit(s); commit or discard them first"
             )
-
-    __hash__ = None  # type: ignore[assignment]
 
 
 def _check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:

@@ -344,6 +344,7 @@ def _load(env: lmdb.Environment, options: Options, is_new: bool) -> tuple[Tables
         env.set_mapsize(0)
         txn = env.begin(write=True)
     with txn:
+        _extend(env)
         tables = Tables(*_open_tables(env, txn, create=is_new))
         if is_new and txn.get(STATE_KEY, db=tables.meta) is None:
             put_state(txn, tables, State(0, 1, 0, 0, os.urandom(16), bytes(8 * NONCE_COUNT)))
@@ -357,6 +358,15 @@ def _load(env: lmdb.Environment, options: Options, is_new: bool) -> tuple[Tables
             if not Holder.decode(unprotect(key, stored, "reservation")).is_alive():
                 txn.delete(key, db=tables.pending)
     return tables, state
+
+
+def _extend(env: lmdb.Environment) -> None:
+    """Make the file as long as its meta page says, so that a sound but short one (see ``lmdb_files``) is not
+    verified again by each open. Under LMDB's write lock, or it could cut what another process adds."""
+    path = os.path.join(env.path(), DATA_NAME)
+    wanted = (env.info()["last_pgno"] + 1) * env.stat()["psize"]
+    if os.path.getsize(path) < wanted:
+        os.truncate(path, wanted)
 
 
 def _open_tables(env: lmdb.Environment, txn: Any, *, create: bool) -> Iterator[Any]:

@@ -42,6 +42,8 @@ def _parse_meta(raw: bytes, path: str) -> Head:
     if len(raw) < _META_BYTES:
         raise CorruptionError(f"{path} ends inside its meta pages")
     magic, version = struct.unpack_from("=II", raw, 16)
+    if struct.unpack_from("=I", raw, 24)[0] == _META_MAGIC:  # LMDB 1.0 has a longer page header
+        raise FormatVersionError(f"{path} was written by LMDB 1.0, no store is")
     if magic != _META_MAGIC:
         raise CorruptionError(f"{path} has a damaged meta page, or is no LMDB file")
     if version != _META_VERSION:
