@@ -5,11 +5,11 @@ Spec: docs/format.md, "Paths".
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 
-from xxhash import xxh3_64_intdigest, xxh3_128_intdigest
+from xxhash import xxh3_64_intdigest, xxh3_128_digest, xxh3_128_intdigest
 
 PATH_BITS = 128
 TAIL_BITS = 512  # blake2b of the key goes on where the first 128 bits run out
@@ -18,6 +18,8 @@ DIR_BITS = 12  # bits that one directory gives to the path; a multiple of every 
 MAX_DIRS = 4  # directories that count; more would leave too few bits for the key itself
 MAX_KEY_BYTES = 65_535
 _PATH_MASK = (1 << PATH_BITS) - 1
+
+_SLASH = ord("/")
 
 PathHash = Callable[[bytes], int]
 
@@ -28,7 +30,7 @@ def path_of(key: bytes) -> int:
     A directory is a prefix of the key that ends in "/". All keys below one share its bits, so they
     lie in one subtree. Forged collisions are expected: see ``tail_of``.
     """
-    if b"/" not in key:
+    if _SLASH not in key:
         return xxh3_128_intdigest(key)
     bits = 0
     taken = 0
@@ -38,6 +40,13 @@ def path_of(key: bytes) -> int:
         taken += DIR_BITS
         at = key.find(b"/", at + 1)
     return bits << PATH_BITS - taken | xxh3_128_intdigest(key) >> taken
+
+
+def packed_paths(keys: Sequence[bytes]) -> list[bytes]:
+    """The paths of many keys, 16 bytes each, big-endian: they sort as the paths do."""
+    return [
+        xxh3_128_digest(key) if _SLASH not in key else path_of(key).to_bytes(16, "big") for key in keys
+    ]
 
 
 def tail_of(key: bytes) -> int:
@@ -101,6 +110,12 @@ class Shape:
     def max_level(self) -> int:
         """The deepest level an inner node can have; below it leaves grow without bound."""
         return TOTAL_BITS // self.bits - 1
+
+    def packed_paths(self, keys: Sequence[bytes]) -> list[bytes]:
+        """The paths of many keys, 16 bytes each, big-endian."""
+        if self.hash is path_of:
+            return packed_paths(keys)
+        return [self.hash(key).to_bytes(16, "big") for key in keys]
 
     def slot(self, key: bytes, path: int, level: int) -> int:
         """The slot of a key in an inner node at ``level`` (the root is level 0)."""

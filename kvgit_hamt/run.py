@@ -12,7 +12,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
-from operator import eq
+from operator import eq, sub
 from typing import NamedTuple
 
 from kvgit_hamt import node
@@ -64,6 +64,16 @@ class Run(NamedTuple):
         """The location of a BLOB_VALUE entry's blob."""
         at = node.PLACE_BYTES * self.kinds.count(node.BLOB_VALUE, 0, index)
         return self.locs[at : at + node.PLACE_BYTES]
+
+    def packed_paths(self, i: int, j: int) -> list[bytes]:
+        """The paths of entries i to j, 16 bytes each, big-endian."""
+        flat = array("Q", bytes(16 * (j - i)))
+        flat[0::2] = array("Q", self.hi[i:j])
+        flat[1::2] = array("Q", self.lo[i:j])
+        if _IS_LITTLE:
+            flat.byteswap()
+        packed = flat.tobytes()
+        return [packed[at : at + 16] for at in range(0, len(packed), 16)]
 
     def cut(self, shape: Shape, i: int, j: int, bit: int) -> int:
         """The first of the entries i to j whose path has ``bit`` set; they share all bits above."""
@@ -184,8 +194,7 @@ class Builder:
 
     def extend(self, keys: Sequence[bytes], values: Sequence[bytes]) -> None:
         """Add many inline entries."""
-        path = self.shape.hash
-        self.paths += [path(key).to_bytes(16, "big") for key in keys]
+        self.paths += self.shape.packed_paths(keys)
         records = list(map(bytes.__add__, keys, values))
         self.records += records
         self.key_lengths += map(len, keys)
@@ -288,18 +297,19 @@ class Pieces:
             return EMPTY_RUN
         builder = Builder(shape)
         for run, i, j in self.pieces:
-            at = run.start(i)
-            paths = [run.path(index).to_bytes(16, "big") for index in range(i, j)]
-            for index in range(i, j):
-                end = run.ends[2 * index + 1]
-                kind = run.kind(index)
-                if kind == node.BLOB_VALUE and run.locs:
-                    builder.locs[len(builder.records)] = run.loc(index)
-                builder.records.append(bytes(run.heap[at:end]))
-                builder.key_lengths.append(run.ends[2 * index] - at)
-                builder.kinds.append(kind)
-                at = end
-            builder.paths += paths
+            if run.locs:
+                at = len(builder.records)
+                for index in range(i, j):
+                    if run.kind(index) == node.BLOB_VALUE:
+                        builder.locs[at + index - i] = run.loc(index)
+            heap, base = bytes(run.heap[run.start(i) : run.start(j)]), run.start(i)
+            middles = [end - base for end in run.ends[2 * i : 2 * j : 2]]
+            ends = [end - base for end in run.ends[2 * i + 1 : 2 * j : 2]]
+            starts = [0, *ends[:-1]]
+            builder.records += [heap[a:b] for a, b in zip(starts, ends, strict=True)]
+            builder.key_lengths += map(sub, middles, starts)
+            builder.kinds += run.kinds[i:j] if run.kinds else bytes(j - i)
+            builder.paths += run.packed_paths(i, j)
         whole = builder.finish()
         if keep_deleted or node.DELETED not in whole.kinds:
             return whole

@@ -6,7 +6,8 @@ import random
 import time as clock
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final, Literal
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 from kvgit_hamt import bulk, graph, hamt, history
 from kvgit_hamt.errors import (
@@ -19,6 +20,7 @@ from kvgit_hamt.hamt import Editor, Tree
 from kvgit_hamt.history import CommitMeta, Merged
 from kvgit_hamt.node import BlobRef, Value
 from kvgit_hamt.objects import CommitObject, RefValue
+from kvgit_hamt.path import MAX_KEY_BYTES
 from kvgit_hamt.policy import MergePolicy, MergeRule
 from kvgit_hamt.refs import HEADS, to_us
 from kvgit_hamt.results import Conflict, MergeResult
@@ -501,19 +503,26 @@ class Worktree(Stage):
     def _encoded(
         self, writer: StoreWriter, pairs: Iterable[tuple[str, Any]]
     ) -> Iterator[tuple[list[bytes], list[bytes | BlobRef]]]:
-        encode = self._codec.encode_for
         limit = self._store.shape.inline_max
-        keys: list[bytes] = []
-        values: list[bytes | BlobRef] = []
-        for key, value in pairs:
-            keys.append(encode_key(key))
-            data = encode(key, value)
-            values.append(data if len(data) <= limit else writer.put_blob(data))
-            if len(keys) == LOAD_STEP:
-                yield keys, values
-                keys, values = [], []
-        if keys:
-            yield keys, values
+        source = iter(pairs)
+        while chunk := list(islice(source, LOAD_STEP)):
+            keys, values = self._encode_chunk(chunk)
+            if max(map(len, values)) <= limit:
+                yield keys, cast("list[bytes | BlobRef]", values)
+            else:
+                yield keys, [v if len(v) <= limit else writer.put_blob(v) for v in values]
+
+    def _encode_chunk(self, chunk: list[tuple[str, Any]]) -> tuple[list[bytes], list[bytes]]:
+        """Keys and values as stored: in bulk, and one by one if that fails, to name what is wrong."""
+        try:
+            keys = [str.encode(key) for key, _ in chunk]
+            values = [*map(self._codec.encode, [value for _, value in chunk])]
+        except Exception:  # noqa: BLE001 (found again below, with its key)
+            keys = []
+        if not keys or max(map(len, keys)) > MAX_KEY_BYTES:
+            keys = [encode_key(key) for key, _ in chunk]
+            values = [self._codec.encode_for(key, value) for key, value in chunk]
+        return keys, values
 
     def _check_clean(self, what: str) -> None:
         self._check_open()
