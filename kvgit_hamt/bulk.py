@@ -139,6 +139,7 @@ class _Loader(Editor):
         """The tree with the entries of the pieces put in."""
         if not pieces.count():
             return tree
+        mark = self.writer.mark()
         body = self.writer.read(tree.oid, tree.loc)
         root = Segment(0, self.shape.slots, *stats_of(body), tree.oid, tree.loc, b"")
         if body[0] == INNER and self.fits(pieces, root, 0):
@@ -147,7 +148,7 @@ class _Loader(Editor):
             segments = [self.into_inner(root, -1, pieces)]
         else:
             segments = self.into(root, 0, pieces)
-        return self.finish(segments, tree)
+        return self.finish(segments, mark, tree)
 
     def fits(self, pieces: Pieces, child: Segment, level: int) -> bool:
         """Whether a range may go to the editor at once: it is small, needs no copy, or is one key

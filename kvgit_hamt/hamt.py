@@ -226,22 +226,26 @@ class Editor:
         """
         if not len(run.hi):
             return tree
+        mark = self.writer.mark()
         body = self.writer.read(tree.oid, tree.loc)
         root = Segment(0, self.shape.slots, *stats_of(body), tree.oid, tree.loc, b"")
         if body[0] == INNER:
             segments = [self.change_inner(root, body, -1, run, 0, len(run.hi))]
         else:
             segments = self.change(root, 0, run, 0, len(run.hi))
-        return self.finish(segments, tree)
+        return self.finish(segments, mark, tree)
 
-    def finish(self, segments: list[Segment], old: Tree | None = None) -> Tree:
-        """Put the root over segments that cover all of its slots; ``old`` if it is the same."""
+    def finish(self, segments: list[Segment], mark: int, old: Tree) -> Tree:
+        """Put the root over segments that cover all of its slots; ``old`` if it is the same.
+
+        ``mark``: where the writer stood before anything below the root was put.
+        """
         whole = len(segments) == 1 and segments[0].width == self.shape.slots
-        root = segments[0] if whole else self.assemble(segments, self.writer.mark())
+        root = segments[0] if whole else self.assemble(segments, mark)
         if root.oid:
-            return old if old is not None and old.oid == root.oid else Tree(root.oid, root.loc)
+            return old if old.oid == root.oid else Tree(root.oid, root.loc)
         body = root.body or node.EMPTY_LEAF
-        if old is not None and old.oid == oid_of(body[: node.payload_length(body)]):
+        if old.oid == oid_of(body[: node.payload_length(body)]):
             return old
         return Tree(*self.writer.put_leaf(body))
 

@@ -35,6 +35,7 @@ def merge(writer: Writer, shape: Shape, trees: tuple[Tree, Tree, Tree], resolve:
     if ours.oid == base.oid:
         return theirs
     merger = _Merger(writer, shape, resolve)
+    mark = writer.mark()
     sides: list[Side] = []
     for tree in trees:
         body = writer.read(tree.oid, tree.loc)
@@ -43,7 +44,7 @@ def merge(writer: Writer, shape: Shape, trees: tuple[Tree, Tree, Tree], resolve:
         merged = merger.run(sides, 0, 0, shape.slots)
     else:
         merged = [merger.descend(sides, -1, 0)]
-    result = merger.finish(merged, ours)
+    result = merger.finish(merged, mark, ours)
     return theirs if result.oid == theirs.oid else result
 
 
