@@ -121,7 +121,9 @@ def leaf_count(body: bytes) -> int:
 
 def _leaf_layout(body: bytes) -> tuple[int, int, tuple[int, ...], int]:
     """(flags, count, flat ends, offset of the heap)."""
-    _, _, flags, count = _LEAF_HEADER.unpack_from(body)
+    kind, _, flags, count = _LEAF_HEADER.unpack_from(body)
+    if kind != LEAF:
+        raise CorruptionError("an inner node lies where its parent says that a leaf is")
     at = HEADER_BYTES + count
     if flags & KINDS:
         at += count
@@ -303,7 +305,7 @@ def inner_step(body: bytes, slot: int) -> tuple[bytes, bytes] | None:
 def is_sound_inner(body: bytes) -> bool:
     """Whether the lengths and child numbers of an inner node's body are such that every step
     stays inside it. (Canonical form is more: see ``check_node``.)"""
-    if len(body) < HEADER_BYTES or body[1] != VERSION or body[2] not in INNER_BITS:
+    if len(body) < HEADER_BYTES or body[0] != INNER or body[1] != VERSION or body[2] not in INNER_BITS:
         return False
     count = body[3]
     widths_known = body[4] in _WIDTH_CODES and body[5] in _WIDTH_CODES
@@ -333,7 +335,9 @@ def inner_stats(body: bytes) -> tuple[int, int, int]:
 
 def inner_children(body: bytes) -> Children:
     """Decode an inner node into columns."""
-    _, _, bits, count, count_width, size_width, extra_width, _ = _INNER_HEADER.unpack_from(body)
+    kind, _, bits, count, count_width, size_width, extra_width, _ = _INNER_HEADER.unpack_from(body)
+    if kind != INNER:
+        raise CorruptionError("a leaf lies where its parent says that an inner node is")
     at = HEADER_BYTES + (1 << bits)
     slots = body[HEADER_BYTES:at]
     oids = [body[i : i + 32] for i in range(at, at + 32 * count, 32)]

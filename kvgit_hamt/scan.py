@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from kvgit_hamt import node
+from kvgit_hamt.errors import CorruptionError
 from kvgit_hamt.hamt import Reader, Segment, Tree, segments_of
 from kvgit_hamt.node import INNER, LEAF, Value
 from kvgit_hamt.path import Shape
@@ -116,6 +117,8 @@ def sample(
         body = reader.read(*link)
         if body[0] == LEAF:
             entries = node.leaf_items(body)
+            if ranks[-1] >= len(entries):
+                raise CorruptionError(f"leaf {link[0].hex()} has fewer entries than its parent says")
             out.extend(entries[rank] for rank in ranks)
             continue
         below = []

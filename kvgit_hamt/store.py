@@ -80,14 +80,16 @@ class NodeCache:
         return body
 
     def put(self, key: bytes, body: bytes) -> None:
-        """Keep a body; may drop the older generation."""
-        self._size += len(body) + NODE_OVERHEAD_BYTES
+        """Keep a body, unless it alone is too large; may drop the older generation."""
+        size = len(body) + NODE_OVERHEAD_BYTES
+        if size > self._half:
+            return
+        self._size += size
         if self._size > self._half:
             self._old = self.young
             self.young = {}
-            self._size = len(body) + NODE_OVERHEAD_BYTES
-        if self._half:
-            self.young[key] = body
+            self._size = size
+        self.young[key] = body
 
     def clear(self) -> None:
         """Forget everything."""
@@ -176,7 +178,7 @@ class Store:
         kind = body[0] if body else 0
         if kind == LEAF:
             counters.leaves_read += 1
-        elif kind == INNER and node.is_sound_inner(body):
+        elif kind == INNER and node.is_sound_inner(body) and body[2] == self.shape.bits:
             self.cache.put(key, body)
         else:
             raise CorruptionError(f"object {oid.hex()} is not a well-formed node")
