@@ -25,6 +25,11 @@ from typing import Any, Literal, NamedTuple, NoReturn
 
 import lmdb
 
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
+
 from kvgit_hamt.backend.lmdb_files import (
     DATA_NAME,
     MARKER_NAME,
@@ -65,7 +70,7 @@ MIN_MAP_BYTES = 1 << 20
 MAX_READERS = 1024  # threads reading at one moment, of all processes; 64 bytes each in the lock file
 READER_CHECK_EVERY = 256  # write transactions between two sweeps of dead readers' slots
 _FULL_CODES = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-_FULL_BELOW_BYTES = 1 << 18  # tmpfs reports a full device as EIO; then there is less than this left
+_FULL_BELOW_BYTES = 1 << 18  # less room than this after a write that was cut short: full
 
 Sync = Literal["full", "no_meta"]
 
@@ -78,17 +83,29 @@ class Session(NamedTuple):
 
 
 def is_full(error: lmdb.Error, directory: str) -> bool:
-    """Whether an error means that the device, the quota or the file size limit is exhausted."""
+    """Whether an error means that the device, the quota or the file size limit is exhausted.
+
+    LMDB reports a write that was cut short as EIO, so an EIO is looked into.
+    """
     code = getattr(error, "code", 0)
     if code in _FULL_CODES or isinstance(error, (lmdb.DiskError, lmdb.MapFullError)):
         return True
-    if code != errno.EIO:
-        return False
+    return code == errno.EIO and _room_bytes(directory) < _FULL_BELOW_BYTES
+
+
+def _room_bytes(directory: str) -> float:
+    """How much the data file may still grow: space on the device, and RLIMIT_FSIZE."""
+    room = float("inf")
     try:
-        left = os.statvfs(directory)
-    except OSError:
-        return False
-    return left.f_bavail * left.f_frsize < _FULL_BELOW_BYTES
+        device = os.statvfs(directory)
+        room = device.f_bavail * device.f_frsize
+        if resource is not None:
+            limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+            if limit != resource.RLIM_INFINITY:
+                room = min(room, limit - os.path.getsize(os.path.join(directory, DATA_NAME)))
+    except (OSError, AttributeError):  # no statvfs on Windows
+        pass
+    return room
 
 
 def translate(error: lmdb.Error, directory: str) -> KvgitHamtError:
@@ -434,7 +451,7 @@ def acquire(path: str, options: Options, user: object) -> SharedEnvironment:
                 warnings.warn(
                     f"{directory} lies on {kind}: LMDB's locks and maps do not hold between hosts; "
                     "use the store from one host only",
-                    stacklevel=4,
+                    stacklevel=3,
                 )
         with shared.lock:
             shared.join(user, options)
