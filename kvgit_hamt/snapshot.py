@@ -272,8 +272,14 @@ class TreeView(Mapping[str, Any]):
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, TreeView) and other._store is self._store:
-            return self._tree.oid == other._tree.oid
+            oids = (self._content_oid(), other._content_oid())
+            if None not in oids:
+                return oids[0] == oids[1]
         return Mapping.__eq__(self, other)
+
+    def _content_oid(self) -> bytes | None:
+        """The oid of a tree that holds just what this view shows, None if there may be none."""
+        return self._tree.oid
 
     __hash__ = None  # type: ignore[assignment]
 

@@ -55,6 +55,9 @@ class Stage(TreeView, MutableMapping[str, Any]):
                 found[key] = data
         return found
 
+    def _content_oid(self) -> bytes | None:
+        return None if self._pending else super()._content_oid()
+
     def _count(self) -> int:
         total = super()._count()
         for key, data in self._pending.items():

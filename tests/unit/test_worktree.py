@@ -239,6 +239,20 @@ def test_scans_of_deep_directories_see_exactly_their_keys(tree):
             assert dict(tree.items(part)) == {k: v for k, v in model.items() if k.startswith(part)}
 
 
+def test_a_worktree_with_pending_edits_does_not_equal_what_was_committed(repo, tree):
+    tree["a"] = 1
+    tree.commit()
+    head = repo.snapshot()
+    assert tree == head
+    assert head == tree
+    tree["a"] = 2
+    assert tree != head
+    assert head != tree
+    assert tree == {"a": 2}
+    tree["a"] = 1
+    assert tree == head
+
+
 # --- pending edits
 
 
