@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from typing import Any, Final, cast
 
@@ -70,6 +71,33 @@ class Stage(TreeView, MutableMapping[str, Any]):
             known = hamt.get(self._store, self._store.shape, self._tree, key) is not None
             self._was_there[key] = known
         return known
+
+    @property
+    def byte_size(self) -> int:
+        """Bytes of all keys and stored values. Cost: one node read, and a lookup for each pending edit."""
+        total = super().byte_size
+        for key, data in self._pending.items():
+            old = hamt.get(self._store, self._store.shape, self._tree, key)
+            if old is not None:
+                total -= len(key) + (len(old) if isinstance(old, bytes) else old.length)
+            if data is not None:
+                total += len(key) + len(data)
+        return total
+
+    def sample(self, count: int, seed: int | None = None) -> list[tuple[str, Any]]:
+        """As for a snapshot, pending edits included; they cost a lookup each."""
+        if not self._pending or count < 0:
+            return super().sample(count, seed)
+        rng = random.Random(seed)
+        mine = sorted(key for key, data in self._pending.items() if data is not None)
+        hidden = sum(self._in_base(key) for key in self._pending)
+        ranks = rng.sample(range(len(self)), min(count, len(self)))
+        wanted = sum(rank >= len(mine) for rank in ranks)
+        others = super().sample(wanted + hidden, rng.getrandbits(64))
+        drawn = [item for item in others if item[0].encode() not in self._pending][:wanted]
+        drawn += [(mine[rank].decode(), self[mine[rank].decode()]) for rank in ranks if rank < len(mine)]
+        rng.shuffle(drawn)
+        return drawn
 
     def _keys(self, prefix: bytes) -> Iterator[str]:
         if not self._pending:

@@ -253,6 +253,25 @@ def test_a_worktree_with_pending_edits_does_not_equal_what_was_committed(repo, t
     assert tree == head
 
 
+def test_size_and_samples_count_pending_edits(repo, tree):
+    tree.update({f"key{i}": "v" * 100 * (i % 2) for i in range(50)})
+    tree.commit()
+    for i in range(0, 50, 3):
+        del tree[f"key{i}"]
+    tree.update({f"new{i}": i for i in range(20)})
+    tree["key1"] = "changed"
+    drawn = tree.sample(1000, seed=1)
+    assert dict(drawn) == dict(tree)
+    assert len(drawn) == len(tree)
+    some = tree.sample(10, seed=1)
+    assert some == tree.sample(10, seed=1)
+    assert len(dict(some)) == 10
+    assert dict(some).items() <= dict(tree).items()
+    pending_size = tree.byte_size
+    tree.commit()
+    assert pending_size == tree.byte_size == repo.snapshot().byte_size
+
+
 # --- pending edits
 
 
