@@ -23,7 +23,7 @@ from kvgit_hamt.objects import CommitObject, RefValue
 from kvgit_hamt.path import MAX_KEY_BYTES
 from kvgit_hamt.policy import MergePolicy, MergeRule
 from kvgit_hamt.refs import HEADS, to_us
-from kvgit_hamt.results import Conflict, MergeResult
+from kvgit_hamt.results import Conflict, MergeResult, Side
 from kvgit_hamt.run import make_run
 from kvgit_hamt.snapshot import Snapshot, encode_key
 from kvgit_hamt.stage import Stage
@@ -121,7 +121,9 @@ class Worktree(Stage):
         text = key.decode()
         decoded = [None if side is None else self._codec.decode_for(text, side) for side in sides]
         base, ours, theirs = decoded
-        return Conflict(text, base, ours, theirs)
+        names: tuple[Side, ...] = ("base", "ours", "theirs")
+        absent = frozenset(name for name, side in zip(names, sides, strict=True) if side is None)
+        return Conflict(text, base, ours, theirs, absent=absent)
 
     # commit
 

@@ -330,6 +330,30 @@ def test_refresh_takes_an_edit_that_somebody_made_alike(repo, tree):
     assert tree.commit().strategy == "no_op"
 
 
+def test_refresh_refuses_edits_that_clash_and_changes_nothing(repo, tree):
+    put(repo, "main", {"a": 1, "b": 1, "c": 1})
+    tree.refresh()
+    base = tree.base
+    tree["a"] = 2
+    del tree["b"]
+    tree["c"] = 2
+    tree["new"] = None
+    put(repo, "main", {"a": 3, "b": 3, "c": None, "new": 1})
+    with pytest.raises(kvgit.MergeConflict) as caught:
+        tree.refresh()
+    assert caught.value.conflicting_keys == {"a", "b", "c", "new"}
+    sides = {conflict.key: conflict for conflict in caught.value.conflicts}
+    assert (sides["a"].base, sides["a"].ours, sides["a"].theirs) == (1, 2, 3)
+    assert sides["b"].absent == {"ours"}
+    assert sides["c"].absent == {"theirs"}
+    assert sides["new"].absent == {"base"}
+    assert tree.base == base
+    assert tree.status() == kvgit.Status(frozenset({"a", "c", "new"}), frozenset({"b"}))
+    tree.discard(["a", "b", "c", "new"])
+    tree.refresh()
+    assert tree["a"] == 3
+
+
 # --- commit
 
 
