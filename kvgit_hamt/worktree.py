@@ -17,7 +17,7 @@ from kvgit_hamt.errors import (
     PendingChangesError,
 )
 from kvgit_hamt.hamt import Editor, Tree
-from kvgit_hamt.history import CommitMeta, Merged
+from kvgit_hamt.history import CommitMeta
 from kvgit_hamt.node import BlobRef, Value
 from kvgit_hamt.objects import CommitObject, RefValue
 from kvgit_hamt.path import MAX_KEY_BYTES
@@ -27,7 +27,7 @@ from kvgit_hamt.results import Conflict, MergeResult, Side
 from kvgit_hamt.run import make_run
 from kvgit_hamt.snapshot import Snapshot, encode_key
 from kvgit_hamt.stage import Stage
-from kvgit_hamt.store import Store, StoreWriter
+from kvgit_hamt.store import ObjectReader, Store, StoreWriter
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -104,18 +104,24 @@ class Worktree(Stage):
         head = self._repo.read_head(self._branch)
         if head.oid == self._base.oid:
             return self.base
-        tree = Tree(*head.tree)
-        clashes = []
-        for key, mine in self._pending.items():
-            values = [hamt.get(self._store, self._store.shape, t, key) for t in (self._tree, tree)]
-            if values[0] != values[1]:
-                old, theirs = (None if v is None else self._store.load_value(v) for v in values)
-                if theirs != mine:
-                    clashes.append(self._conflict(key, (old, mine, theirs)))
+        clashes = self._clashes(self._store, Tree(*head.tree), self._pending)
         if clashes:
             raise MergeConflict([clash.key for clash in clashes], conflicts=clashes)
         self._set_base(head)
         return self.base
+
+    def _clashes(
+        self, reader: ObjectReader, tree: Tree, pending: Mapping[bytes, bytes | None]
+    ) -> list[Conflict]:
+        """The pending edits of keys that ``tree`` has otherwise than the base, and than the edit."""
+        clashes = []
+        for key, mine in pending.items():
+            values = [hamt.get(reader, reader.shape, t, key) for t in (self._tree, tree)]
+            if values[0] != values[1]:
+                old, theirs = (None if v is None else reader.load_value(v) for v in values)
+                if theirs != mine:
+                    clashes.append(self._conflict(key, (old, mine, theirs)))
+        return sorted(clashes, key=lambda clash: clash.key)
 
     def _conflict(self, key: bytes, sides: tuple[bytes | None, bytes | None, bytes | None]) -> Conflict:
         text = key.decode()
@@ -145,7 +151,8 @@ class Worktree(Stage):
         the new head (parents: that head, then ours); a race that is lost is run again.
 
         Args:
-            keys: commit the pending edits of these keys only; the others stay pending.
+            keys: commit the pending edits of these keys only; the others stay pending. When the
+                branch has moved, those that clash with what it has now are conflicts too.
             info: plain data kept in the commit; alone it makes a commit too.
             time: a datetime, seconds since 1970, or None for an id that follows the content alone.
             on_moved: "raise" gives BranchMovedError instead of merging.
@@ -230,17 +237,20 @@ class Worktree(Stage):
         trees = (base, tree, Tree(*head.tree))
         merged = history.merge_trees(writer, self._codec, policy, trees)
         if merged.conflicts:
-            return self._abandoned(merged)
+            return self._abandoned(merged.conflicts)
+        rest = {key: data for key, data in self._pending.items() if key not in changes}
+        if clashes := self._clashes(writer, merged.tree, rest):
+            return self._abandoned(tuple(clashes))  # else a later commit would undo theirs unseen
         final = history.put_commit(writer, merged.tree, (head, commit), meta)
         carried = history.carried_keys(self._store, (base, trees[2]), merged.auto_merged_keys)
         self._publish(writer, head, final, "commit: merge with moved branch")
-        return MergeResult(True, final.oid.hex(), "three_way", merged.auto_merged_keys, _carried=carried)
+        return MergeResult(True, final.oid.hex(), "three_way", merged.auto_merged_keys, carried_keys=carried)
 
     def _merge_base(self, ours: CommitObject, theirs: CommitObject) -> Tree:
         return history.base_tree(self._store, ours, theirs)
 
-    def _abandoned(self, merged: Merged) -> MergeResult:
-        return MergeResult(False, self.base, "three_way", conflicts=merged.conflicts)
+    def _abandoned(self, conflicts: tuple[Conflict, ...]) -> MergeResult:
+        return MergeResult(False, self.base, "three_way", conflicts=conflicts)
 
     def _apply(self, writer: StoreWriter, changes: dict[bytes, bytes | None]) -> Tree:
         values: list[tuple[bytes, Value | None]] = [
@@ -323,14 +333,14 @@ class Worktree(Stage):
         trees = (base, Tree(*head.tree), Tree(*theirs.tree))
         merged = history.merge_trees(writer, self._codec, policy, trees)
         if merged.conflicts:
-            return self._abandoned(merged)
+            return self._abandoned(merged.conflicts)
         settled = merged.auto_merged_keys
         carried = history.carried_keys(self._store, (base, trees[2]), settled)
         if dry_run:
-            return MergeResult(True, self.base, "three_way", settled, _carried=carried)
+            return MergeResult(True, self.base, "three_way", settled, carried_keys=carried)
         final = history.put_commit(writer, merged.tree, (head, theirs), meta)
         self._checked(writer, head, final, (post_check, "merge"))
-        return MergeResult(True, final.oid.hex(), "three_way", settled, _carried=carried)
+        return MergeResult(True, final.oid.hex(), "three_way", settled, carried_keys=carried)
 
     def _forward(self, theirs: CommitObject, how: tuple[bool, PostCheck | None]) -> MergeResult:
         dry_run, post_check = how
@@ -339,7 +349,7 @@ class Worktree(Stage):
             writer = self._store.writer()
             self._checked(writer, self._base, theirs, (post_check, "merge: fast-forward"))
         commit = self.base if dry_run else theirs.oid.hex()
-        return MergeResult(True, commit, "fast_forward", _carried=carried)
+        return MergeResult(True, commit, "fast_forward", carried_keys=carried)
 
     def _checked(
         self,
@@ -433,7 +443,7 @@ class Worktree(Stage):
             if merged.conflicts and on_conflict == "raise":
                 raise _conflict_error(merged.conflicts)
             if merged.conflicts:
-                return self._abandoned(merged)
+                return self._abandoned(merged.conflicts)
             if merged.tree.oid == head.tree[0]:
                 return MergeResult(True, self.base, "no_op")
             commit = history.put_commit(writer, merged.tree, (head,), meta)

@@ -387,6 +387,20 @@ def test_a_commit_of_some_keys_leaves_the_others_pending(repo, tree):
     assert dict(repo.snapshot()) == {"a": 10, "c": 3}
 
 
+def test_a_commit_of_some_keys_does_not_hide_a_clash_of_the_others(repo, tree):
+    tree.update({"a": 1, "b": "mine"})
+    other = put(repo, "main", {"b": "theirs"})
+    with pytest.raises(kvgit.MergeConflict) as caught:
+        tree.commit(keys=["a"])
+    assert caught.value.conflicting_keys == {"b"}
+    assert repo.branches["main"] == other
+    assert tree.status().updated == {"a", "b"}
+    assert not tree.commit(keys=["a"], on_conflict="abandon")
+    result = tree.commit(default_merge=OURS)
+    assert result.strategy == "three_way"
+    assert dict(repo.snapshot()) == {"a": 1, "b": "mine"}
+
+
 def test_a_commit_of_some_keys_merges_where_the_others_do_not_clash(repo, tree):
     put(repo, "main", {"kept": 0})
     tree.refresh()
