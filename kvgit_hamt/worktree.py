@@ -304,15 +304,34 @@ class Worktree(Stage):
         policy = MergePolicy.of(merge_fns, merge_prefixes, default_merge).over(self._policy)
         theirs = self._repo.find_commit(branch=branch, tag=tag, commit=commit)
         meta = self._meta(time, info)
-        while True:
-            self._set_base(self._repo.read_head(self._branch))
-            try:
-                result = self._try_merge(theirs, meta, policy, (fast_forward, dry_run, post_check))
-                break
-            except BranchMovedError:
-                continue
-        if not result and on_conflict == "raise" and not dry_run:
+        seen = self._base
+        result = self._at_head(
+            lambda: self._try_merge(theirs, meta, policy, (fast_forward, dry_run, post_check))
+        )
+        if dry_run:
+            self._set_base(seen)
+        elif not result and on_conflict == "raise":
             raise _conflict_error(result.conflicts)
+        return result
+
+    def _at_head(self, step: Callable[[], MergeResult]) -> MergeResult:
+        """Run a step over the branch's head, again when it loses a race; if it fails, nothing moves."""
+        seen = self._base
+        try:
+            while True:
+                head = self._repo.read_head(self._branch)
+                self._set_base(head)
+                try:
+                    result = step()
+                    break
+                except BranchMovedError:
+                    if self._repo.read_head(self._branch).oid == head.oid:
+                        raise  # not of our branch: the caller's check raised it
+        except BaseException:
+            self._set_base(seen)
+            raise
+        if not result:
+            self._set_base(seen)
         return result
 
     def _try_merge(
@@ -434,24 +453,25 @@ class Worktree(Stage):
     ) -> MergeResult:
         on_conflict, why = how
         _check_choice("on_conflict", on_conflict, ("raise", "abandon"))
-        while True:
-            head = self._repo.read_head(self._branch)
-            self._set_base(head)
-            writer = self._store.writer()
-            trees = (Tree(*steps[0].tree), Tree(*head.tree), Tree(*steps[1].tree))
-            merged = history.merge_trees(writer, self._codec, policy, trees)
-            if merged.conflicts and on_conflict == "raise":
-                raise _conflict_error(merged.conflicts)
-            if merged.conflicts:
-                return self._abandoned(merged.conflicts)
-            if merged.tree.oid == head.tree[0]:
-                return MergeResult(True, self.base, "no_op")
-            commit = history.put_commit(writer, merged.tree, (head,), meta)
-            try:
-                self._publish(writer, head, commit, why)
-            except BranchMovedError:
-                continue
-            return MergeResult(True, commit.oid.hex(), "three_way", merged.auto_merged_keys)
+        result = self._at_head(lambda: self._try_replay(steps, meta, policy, why))
+        if not result and on_conflict == "raise":
+            raise _conflict_error(result.conflicts)
+        return result
+
+    def _try_replay(
+        self, steps: tuple[CommitObject, CommitObject], meta: CommitMeta, policy: MergePolicy, why: str
+    ) -> MergeResult:
+        head = self._base
+        writer = self._store.writer()
+        trees = (Tree(*steps[0].tree), Tree(*head.tree), Tree(*steps[1].tree))
+        merged = history.merge_trees(writer, self._codec, policy, trees)
+        if merged.conflicts:
+            return self._abandoned(merged.conflicts)
+        if merged.tree.oid == head.tree[0]:
+            return MergeResult(True, self.base, "no_op")
+        commit = history.put_commit(writer, merged.tree, (head,), meta)
+        self._publish(writer, head, commit, why)
+        return MergeResult(True, commit.oid.hex(), "three_way", merged.auto_merged_keys)
 
     # the branch as a whole
 

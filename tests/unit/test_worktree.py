@@ -601,6 +601,29 @@ def test_a_dry_run_lists_conflicts_and_does_not_raise(repo):
     assert state_of(repo) == before
 
 
+def test_a_merge_that_fails_or_only_looks_leaves_the_worktree_at_its_commit(repo):
+    worktree = fork(repo, {"a": 0}, {"a": 1}, {"a": 2})
+    base = worktree.base
+    put(repo, "main", {"later": 1})
+
+    def stop(_):
+        raise RuntimeError("stop")
+
+    assert not worktree.merge(branch="side", dry_run=True)
+    assert not worktree.merge(branch="side", on_conflict="abandon")
+    with pytest.raises(kvgit.MergeConflict):
+        worktree.merge(branch="side")
+    with pytest.raises(RuntimeError):
+        worktree.merge(branch="side", default_merge=OURS, post_check=stop)
+    assert not worktree.cherry_pick("side", on_conflict="abandon")
+    with pytest.raises(kvgit.MergeConflict):
+        worktree.cherry_pick("side")
+    assert worktree.base == base
+    assert "later" not in worktree
+    assert worktree.merge(branch="side", default_merge=THEIRS)
+    assert dict(worktree) == {"a": 2, "later": 1}
+
+
 def test_a_post_check_sees_the_merged_state_and_can_stop_it(repo):
     worktree = fork(repo, {"a": 0}, {"a": 5}, {"a": 7, "big": "x" * 600})
     before = state_of(repo)
@@ -636,6 +659,20 @@ def test_a_post_check_also_stops_a_fast_forward(repo, tree):
     with pytest.raises(ValueError, match=r"'a': 1"):
         tree.merge(branch="side", post_check=check)
     assert state_of(repo) == before
+
+
+def test_a_post_check_that_raises_as_a_lost_race_does_is_not_run_for_ever(repo):
+    worktree = fork(repo, {"a": 0}, {"b": 1}, {"c": 2})
+    calls = []
+
+    def check(_):
+        calls.append(1)
+        assert len(calls) < 5
+        raise kvgit.BranchMovedError("heads/elsewhere")
+
+    with pytest.raises(kvgit.BranchMovedError):
+        worktree.merge(branch="side", post_check=check)
+    assert len(calls) == 1
 
 
 def test_a_merge_whose_branch_moves_meanwhile_is_run_again(repo):
