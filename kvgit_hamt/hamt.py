@@ -129,18 +129,22 @@ def get(reader: Reader, shape: Shape, tree: Tree, key: bytes) -> Value | None:
     Cost: one node read a level; inner nodes mostly come from the reader's cache.
     """
     path = shape.hash(key)
-    body = reader.read(tree.oid, tree.loc)
+    oid, loc = tree
+    read = reader.read
+    step = node.inner_step_placed if loc else node.inner_step
+    body = read(oid, loc)
     bits = shape.bits
     mask = (1 << bits) - 1
     shift = PATH_BITS - bits
     while body[0] == INNER:
         if shift >= 0:
-            step = node.inner_step(body, path >> shift & mask)
+            link = step(body, path >> shift & mask)
         else:
-            step = node.inner_step(body, shape.slot(key, path, (PATH_BITS - shift) // bits - 1))
-        if step is None:
+            link = step(body, shape.slot(key, path, (PATH_BITS - shift) // bits - 1))
+        if link is None:
             return None
-        body = reader.read(*step)
+        oid, loc = link
+        body = read(oid, loc)
         shift -= bits
     return node.leaf_find(body, path & 255, key)
 

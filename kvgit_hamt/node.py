@@ -302,6 +302,16 @@ def inner_step(body: bytes, slot: int) -> tuple[bytes, bytes] | None:
     return body[at : at + 32], body[place : place + PLACE_BYTES]
 
 
+def inner_step_placed(body: bytes, slot: int) -> tuple[bytes, bytes] | None:
+    """``inner_step`` for a body that has places: they are found from its end, which is faster."""
+    child = body[HEADER_BYTES + slot]
+    if child == EMPTY_SLOT:
+        return None
+    at = HEADER_BYTES + (1 << body[2]) + 32 * child
+    place = len(body) + PLACE_BYTES * (child - body[3])
+    return body[at : at + 32], body[place : place + PLACE_BYTES]
+
+
 def is_sound_inner(body: bytes) -> bool:
     """Whether the lengths and child numbers of an inner node's body are such that every step
     stays inside it. (Canonical form is more: see ``check_node``.)"""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Protocol
+from types import MappingProxyType
+from typing import Final, Protocol
 
 from kvgit_hamt import node, wire
-from kvgit_hamt.backend.base import Backend, Batch, NewRecord, RefUpdate
+from kvgit_hamt.backend.base import Backend, Batch, NewRecord, RefUpdate, Touch
 from kvgit_hamt.errors import (
     AmbiguousCommitError,
     CommitNotFoundError,
@@ -25,6 +26,7 @@ NODE_OVERHEAD_BYTES = 150  # dict entry, key and object headers of a cached node
 RESERVE_COUNT = 65_536  # places a bulk load takes at once
 FLUSH_BYTES = 32 << 20  # of records a bulk load keeps before it writes them
 Link = tuple[bytes, bytes]
+_NOTHING: Final[Mapping[str, bytes]] = MappingProxyType({})
 
 
 @dataclass(slots=True)
@@ -74,6 +76,8 @@ class NodeCache:
 
     def get_old(self, key: bytes) -> bytes | None:
         """Look in the older generation; what is found there becomes young again."""
+        if not self._old:
+            return None
         body = self._old.pop(key, None)
         if body is not None:
             self.put(key, body)
@@ -127,6 +131,7 @@ class Store:
 
     def __init__(self, backend: Backend, shape: Shape, cache_bytes: int) -> None:
         self.backend = backend
+        self._read = backend.read
         self.shape = shape
         self.cache = NodeCache(cache_bytes)
         self.counters = Counters()
@@ -139,16 +144,22 @@ class Store:
 
         Cost: one backend read, or none for an inner node in the cache.
         """
-        cache = self.cache
-        key = loc or oid
-        body = cache.young.get(key)
+        body = self.cache.young.get(loc or oid)
+        return self._fetch(oid, loc) if body is None else body
+
+    def _fetch(self, oid: bytes, loc: bytes) -> bytes:
+        body = self.cache.get_old(loc or oid)
         if body is not None:
             return body
-        body = cache.get_old(key)
-        if body is not None:
-            return body
-        body = wire.unseal(oid, self.backend.read(oid, loc))
-        self._admit(oid, key, body)
+        record = self._read(oid, loc)
+        body = wire.unseal(oid, record)
+        if body and body[0] == LEAF:
+            counters = self.counters
+            counters.nodes_read += 1
+            counters.leaves_read += 1
+            counters.bytes_read += len(body)
+        else:
+            self._admit(oid, loc or oid, body)
         return body
 
     def read_many(self, links: Sequence[Link]) -> list[bytes]:
@@ -391,11 +402,17 @@ class StoreWriter:
     def flush(self) -> None:
         """Bulk only: store what there is so far; no ref names it yet."""
         if self._records:
-            self._send((), ())
+            self._send()
             self._new.clear()
 
-    def publish(self, refs: Sequence[RefUpdate] = (), required: Sequence[bytes] = ()) -> int:
-        """Store the batch and move refs, in one step.
+    def publish(
+        self,
+        refs: Sequence[RefUpdate] = (),
+        required: Sequence[bytes] = (),
+        meta: Mapping[str, bytes] = _NOTHING,
+        touches: Sequence[Touch] = (),
+    ) -> int:
+        """Store the batch, move refs, set meta values and touches, in one step.
 
         Returns:
             by how much the places moved: if not 0, locations given out before are void, and what
@@ -405,13 +422,20 @@ class StoreWriter:
             BranchMovedError: a ref had moved; nothing of this step was stored.
             (others: see Backend.publish)
         """
-        return self._send(refs, required)
+        return self._send(refs, required, meta, touches)
 
-    def _send(self, refs: Sequence[RefUpdate], required: Sequence[bytes]) -> int:
+    def _send(
+        self,
+        refs: Sequence[RefUpdate] = (),
+        required: Sequence[bytes] = (),
+        meta: Mapping[str, bytes] = _NOTHING,
+        touches: Sequence[Touch] = (),
+    ) -> int:
         base = self._next - len(self._records) if self._placed else 0
         batch = Batch(
             records=self._records, base=base, is_reserved=self._is_reserved and self._placed,
             refs=refs, required=[oid for oid in required if oid not in self._commits],
+            meta=meta, touches=touches,
         )  # fmt: skip
         shift = self.store.backend.publish(batch)
         self._count(batch.records)

@@ -5,6 +5,7 @@ Spec: docs/format.md, "Records" and "Canonical msgpack".
 
 from __future__ import annotations
 
+import struct
 from typing import Any
 
 import msgpack
@@ -16,6 +17,9 @@ CHECK_BYTES = 8  # xxh3_64; a longer check would cost space in every node
 PLACE_BYTES = 8  # one u64, little-endian: also the LMDB integer key as it stands
 MAX_DEPTH = 64  # levels of list and map; ours use 4, the rest is the caller's info
 _SCALARS = (str, bytes, int, float, type(None))  # a bool is an int
+
+
+_seed = struct.Struct("<Q").unpack_from
 
 
 def seal(oid: bytes, body: bytes) -> bytes:
@@ -31,8 +35,8 @@ def unseal(oid: bytes, record: bytes | None) -> bytes:
     """
     if record is None:
         raise CorruptionError(f"object {oid.hex()} is missing from the store")
-    body = record[:-CHECK_BYTES]
-    if xxh3_64_digest(body, int.from_bytes(oid[:8], "little")) != record[-CHECK_BYTES:]:
+    body = record[:-8]
+    if xxh3_64_digest(body, _seed(oid)[0]) != record[-8:]:
         raise CorruptionError(f"object {oid.hex()} is damaged: its stored bytes fail the check")
     return body
 

@@ -1,0 +1,1 @@
+"""Benchmarks; each is a program that prints what it measured and how."""
