@@ -105,7 +105,8 @@ def load(
         if last is not None:
             runs.append(last)
         pieces = Pieces(tuple(Piece(run, 0, len(run.hi)) for run in runs))
-        loader = _Loader(writer, shape, memory_bytes, lambda n: report("build", n, done))
+        # entries of the tree's own leaves are built again with those loaded, but are not counted in
+        loader = _Loader(writer, shape, memory_bytes, lambda n: report("build", min(n, done), done))
         return loader.load(tree, pieces)
     finally:
         spill.close()
