@@ -146,7 +146,7 @@ class Stage(TreeView, MutableMapping[str, Any]):
 
     def clear(self) -> None:
         """Delete every key (pending, as any edit). Memory and time follow the number of keys."""
-        keys = [encode_key(key) for key in self]
+        keys = [*self._pending, *(encode_key(key) for key in self)]
         self._pending = {key: None for key in keys if self._in_base(key)}
 
     def status(self) -> Status:

@@ -272,6 +272,19 @@ def test_size_and_samples_count_pending_edits(repo, tree):
     assert pending_size == tree.byte_size == repo.snapshot().byte_size
 
 
+def test_clear_twice_is_clear(tree):
+    tree.update({"a": 1, "b": 2})
+    tree.commit()
+    del tree["a"]
+    tree["c"] = 3
+    tree.clear()
+    tree.clear()
+    assert dict(tree) == {}
+    assert tree.status().removed == {"a", "b"}
+    tree.commit()
+    assert len(tree) == 0
+
+
 # --- pending edits
 
 
@@ -949,6 +962,25 @@ def test_merges_do_as_a_model_of_dicts_does(repo, size):
 # --- apply, cherry-pick, revert
 
 
+def test_apply_makes_the_changes_between_two_commits(repo):
+    put(repo, "main", {"a": 1, "b": 1})
+    first = repo.branches["main"]
+    repo.branches.create("side")
+    put(repo, "side", {"a": 2, "c": 3})
+    last = put(repo, "side", {"b": None, "big": "x" * 600})
+    worktree = repo.worktree()
+    worktree["mine"] = 1
+    head = worktree.commit().commit
+    result = worktree.apply(first, "side", info={"from": "side"}, time=3)
+    assert dict(worktree) == {"a": 2, "c": 3, "big": "x" * 600, "mine": 1}
+    commit = repo.get_commit(result.commit)
+    assert (commit.parents, commit.info, commit.time.timestamp()) == ((head,), {"from": "side"}, 3)
+    assert result.carried_keys == {"a", "b", "c", "big"}
+    assert worktree.apply(first, last).strategy == "no_op"
+    worktree.apply("side", first)
+    assert dict(worktree) == {"a": 1, "b": 1, "mine": 1}
+
+
 def test_cherry_pick_makes_one_commits_changes_and_keeps_its_info(repo):
     worktree = fork(repo, {"a": 0, "b": 0}, {"a": 1}, {"b": 1})
     picked = put(repo, "side", {"c": 1}, info={"what": "c"})
@@ -1026,6 +1058,19 @@ def test_reset_moves_the_branch_and_the_reflog_keeps_the_old_commit(repo, tree):
     before = state_of(repo)
     assert tree.reset(first) == first
     assert state_of(repo) == before
+
+
+def test_reset_refuses_a_branch_that_moved_behind_its_back(repo, tree):
+    first = put(repo, "main", {"a": 1})
+    tree.refresh()
+    second = put(repo, "main", {"a": 2})
+    for target in (first, second, "main"):
+        with pytest.raises(kvgit.BranchMovedError, match="refresh"):
+            tree.reset(target)
+    assert repo.branches["main"] == second
+    tree.refresh()
+    tree.reset(first)
+    assert repo.branches["main"] == first
 
 
 # --- load
