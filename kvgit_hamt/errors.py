@@ -55,6 +55,10 @@ class BranchMovedError(ConflictError):
         self.actual = actual
 
 
+class ConcurrencyError(ConflictError):
+    """Classic door: somebody moved the branch first. Refresh and try again."""
+
+
 class MergeConflict(ConflictError):
     """A three-way merge met keys that both sides changed and no function settled.
 

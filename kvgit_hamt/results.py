@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal, NamedTuple
@@ -64,34 +64,61 @@ class Status:
         return bool(self.updated or self.removed)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, init=False)
 class MergeResult:
     """What a commit or a merge did; true when it left the branch where it was asked to be.
 
     Attributes:
         merged: False only for a merge that was abandoned; nothing was changed then.
-        commit: id of the branch's commit afterwards; for an abandoned merge, of the one before.
+        commit: id of the branch's commit afterwards; for an abandoned merge, of the one before
+            (classic door: None).
         strategy: "no_op" (nothing to do), "fast_forward" (no merge was needed), "three_way".
         auto_merged_keys: keys both sides changed that a function or a standing choice settled.
+            Classic door: and those that only we changed.
         carried_keys: keys taken over from the other side as they are; found by a diff when asked
-            for, since a merge takes over whole subtrees without looking into them.
+            for, since a merge takes over whole subtrees without looking into them. Classic door:
+            all other keys of the commit.
         conflicts: sorted by key; empty when merged.
     """
 
     merged: bool
     commit: str | None
     strategy: MergeStrategy
-    auto_merged_keys: frozenset[str] = frozenset()
-    conflicts: tuple[Conflict, ...] = ()
-    _carried: Callable[[], frozenset[str]] | None = field(default=None, repr=False, compare=False)
+    auto_merged_keys: frozenset[str]
+    conflicts: tuple[Conflict, ...]
+    _carried: Callable[[], frozenset[str]] | None = field(repr=False, compare=False)
+
+    def __init__(
+        self,
+        merged: bool,
+        commit: str | None,
+        strategy: MergeStrategy,
+        auto_merged_keys: Iterable[str] = (),
+        carried_keys: Iterable[str] | Callable[[], frozenset[str]] = (),
+        conflicts: tuple[Conflict, ...] = (),
+    ) -> None:
+        put = object.__setattr__  # the one way to set a field of a frozen value
+        put(self, "merged", merged)
+        put(self, "commit", commit)
+        put(self, "strategy", strategy)
+        put(self, "auto_merged_keys", frozenset(auto_merged_keys))
+        put(self, "conflicts", conflicts)
+        put(self, "_carried", _finder(carried_keys))
 
     @property
     def carried_keys(self) -> frozenset[str]:
-        """See above. Cost: a diff of the other side, each time it is asked for."""
+        """See above. Cost: finding them, each time they are asked for."""
         return frozenset() if self._carried is None else self._carried()
 
     def __bool__(self) -> bool:
         return self.merged
+
+
+def _finder(keys: Iterable[str] | Callable[[], frozenset[str]]) -> Callable[[], frozenset[str]] | None:
+    if callable(keys):
+        return keys
+    known = frozenset(keys)
+    return (lambda: known) if known else None
 
 
 @dataclass(frozen=True, slots=True)

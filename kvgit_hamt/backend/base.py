@@ -6,7 +6,7 @@ reflog, and a few named meta values. It knows nothing of nodes, commits or value
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol
 
@@ -43,6 +43,20 @@ class RefUpdate(NamedTuple):
     log: bytes | None
 
 
+class Touch(NamedTuple):
+    """A row of a table of touches: when a key was last read or made, by a counter.
+
+    Attributes:
+        table: the table's name; the branch's.
+        key: 16 bytes that stand for the key.
+        number: the counter, below 2**64; None deletes the row.
+    """
+
+    table: str
+    key: bytes
+    number: int | None
+
+
 @dataclass(frozen=True)
 class Batch:
     """All that one commit writes. Stored wholly or not at all.
@@ -56,6 +70,8 @@ class Batch:
         refs: compare-and-sets, applied after the records.
         required: oids of commits that must still be stored, else CorruptionError
             (a parent may have been collected by another process).
+        meta: values to set by name.
+        touches: rows to set or delete.
     """
 
     records: Sequence[NewRecord] = ()
@@ -63,7 +79,8 @@ class Batch:
     is_reserved: bool = False
     refs: Sequence[RefUpdate] = ()
     required: Sequence[bytes] = ()
-    meta: dict[str, bytes] = field(default_factory=dict)
+    meta: Mapping[str, bytes] = field(default_factory=dict)
+    touches: Sequence[Touch] = ()
 
 
 class Backend(Protocol):
@@ -136,6 +153,9 @@ class Backend(Protocol):
 
     def get_meta(self, name: str) -> bytes | None:
         """A meta value (written through ``Batch.meta``)."""
+
+    def read_touches(self, table: str) -> dict[bytes, int]:
+        """All rows of a table of touches (written through ``Batch.touches``), key -> counter."""
 
     def iterate_records(self) -> Iterator[tuple[bytes, bytes]]:
         """(loc or oid, sealed record) of all records, in storage order."""

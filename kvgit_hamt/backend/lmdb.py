@@ -10,7 +10,7 @@ Nine named databases in one environment. Spec: docs/format.md, "LMDB".
 | reflog | name, NUL, number (u64, big-endian) | entry, check |
 | meta | name | value, check |
 | pending | first place (u64, big-endian) | holder, check |
-| touches | (not used yet) | |
+| touches | table, NUL, 16 bytes | counter (u64), check |
 """
 
 from __future__ import annotations
@@ -42,7 +42,9 @@ from kvgit_hamt.backend.lmdb_state import (
     check_number,
     protect,
     put_state,
+    put_touches,
     read_state,
+    read_touches,
     unprotect,
 )
 from kvgit_hamt.errors import (
@@ -262,6 +264,10 @@ class LmdbBackend:
         stored = self._view(lambda txn, tables: txn.get(key, None, tables.meta))
         return None if stored is None else unprotect(key, stored, "meta value")
 
+    def read_touches(self, table: str) -> dict[bytes, int]:
+        """All rows of a table of touches, key -> counter."""
+        return self._view(lambda txn, tables: read_touches(txn, tables, table))
+
     def iterate_records(self) -> Iterator[tuple[bytes, bytes]]:
         """(place, sealed record) of all records, in storage order.
 
@@ -315,7 +321,7 @@ class LmdbBackend:
 
     def publish(self, batch: Batch) -> int:
         """Store a batch in one atomic, durable step: records, then refs. See ``Backend.publish``."""
-        if not (batch.records or batch.refs or batch.required or batch.meta):
+        if not (batch.records or batch.refs or batch.required or batch.meta or batch.touches):
             return 0
         return self._write(lambda txn, tables, state: _apply(txn, tables, state, batch))
 
@@ -500,6 +506,7 @@ def _apply(txn: _Txn, tables: Tables, state: State, batch: Batch) -> tuple[State
     for name, value in batch.meta.items():
         key = name.encode()
         txn.put(key, protect(key, value), db=tables.meta)
+    put_touches(txn, tables, batch.touches)
     state = state._replace(next_place=next_place, refs_sum=refs_sum & SUM_MASK, log_sequence=sequence)
     return state, delta
 

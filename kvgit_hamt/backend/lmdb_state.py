@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import os
 import struct
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from xxhash import xxh3_64_digest, xxh3_64_intdigest
 
+from kvgit_hamt.backend.base import Touch
 from kvgit_hamt.errors import CorruptionError, FormatVersionError
 
 LAYOUT = 1  # of the databases and their keys; another number is refused
@@ -109,6 +111,32 @@ def read_state(txn: Any, tables: Tables) -> State:
 def put_state(txn: Any, tables: Tables, state: State) -> None:
     """Write the state."""
     txn.put(STATE_KEY, state.encode(), db=tables.meta)
+
+
+_TOUCH = struct.Struct("<Q")
+
+
+def put_touches(txn: Any, tables: Tables, touches: Iterable[Touch]) -> None:
+    """Set and delete rows: table, NUL, 16 bytes -> counter (u64), check."""
+    for table, key, number in touches:
+        name = table.encode() + b"\0" + key
+        if number is None:
+            txn.delete(name, db=tables.touches)
+        else:
+            txn.put(name, protect(name, _TOUCH.pack(number)), db=tables.touches)
+
+
+def read_touches(txn: Any, tables: Tables, table: str) -> dict[bytes, int]:
+    """All rows of a table."""
+    start = table.encode() + b"\0"
+    found = {}
+    with txn.cursor(tables.touches) as cursor:
+        more = cursor.set_range(start)
+        while more and cursor.key().startswith(start):
+            name, stored = cursor.item()
+            (found[name[len(start) :]],) = _TOUCH.unpack(unprotect(name, stored, "touch"))
+            more = cursor.next()
+    return found
 
 
 _HOLDER = struct.Struct("<QQQQQ")

@@ -28,6 +28,7 @@ class MemoryBackend:
         self._refs: dict[str, bytes] = {}
         self._reflog: dict[str, list[bytes]] = {}
         self._meta: dict[str, bytes] = {}
+        self._touches: dict[str, dict[bytes, int]] = {}
 
     def _check_open(self) -> None:
         if self._is_closed:
@@ -101,6 +102,12 @@ class MemoryBackend:
                 if update.log is not None:
                     self._reflog.setdefault(update.name, []).append(update.log)
             self._meta.update(batch.meta)
+            for table, key, number in batch.touches:
+                rows = self._touches.setdefault(table, {})
+                if number is None:
+                    rows.pop(key, None)
+                else:
+                    rows[key] = number
         return 0
 
     def _enter(self, kind: Kind | None, oid: bytes) -> None:
@@ -138,6 +145,12 @@ class MemoryBackend:
         """A meta value (written through ``Batch.meta``)."""
         self._check_open()
         return self._meta.get(name)
+
+    def read_touches(self, table: str) -> dict[bytes, int]:
+        """All rows of a table of touches, key -> counter."""
+        self._check_open()
+        with self._lock:
+            return dict(self._touches.get(table, {}))
 
     def iterate_records(self) -> Iterator[tuple[bytes, bytes]]:
         """(oid, sealed record) of the records there were at the start, in order of storing."""

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
-from kvgit_hamt.backend.base import Backend, Batch, Kind, NewRecord, RefUpdate
+from kvgit_hamt.backend.base import Backend, Batch, Kind, NewRecord, RefUpdate, Touch
 from kvgit_hamt.errors import BranchMovedError, ClosedError, CorruptionError
 from kvgit_hamt.oid import oid_of
 from kvgit_hamt.wire import place_of, seal, unseal
@@ -54,6 +54,7 @@ def contents(backend: Backend) -> tuple[object, ...]:
         backend.list_refs(""),
         [(name, backend.read_reflog(name)) for name in backend.reflog_names()],
         backend.get_meta("m"),
+        backend.read_touches("main"),
         backend.next_place(),
     )
 
@@ -174,6 +175,7 @@ class BackendContract:
             base=backend.next_place(),
             refs=[RefUpdate("heads/a", None, b"1", b"log"), RefUpdate("heads/main", expected, b"2", b"log")],
             meta={"m": b"1"},
+            touches=[Touch("main", b"k" * 16, 1)],
         )
         with pytest.raises(BranchMovedError) as caught:
             backend.publish(batch)
@@ -244,6 +246,17 @@ class BackendContract:
         backend.publish(Batch(meta={"config": b"1", "other": b""}))
         backend.publish(Batch(meta={"config": b"2"}))
         assert (backend.get_meta("config"), backend.get_meta("other")) == (b"2", b"")
+
+    def test_touches_are_set_replaced_and_deleted_by_table(self, backend: Backend) -> None:
+        one, two, three = (bytes([number]) * 16 for number in (1, 2, 3))
+        assert backend.read_touches("a") == {}
+        rows = [Touch("a", one, 1), Touch("a", two, 2**64 - 1), Touch("a/b", three, 3), Touch("é", one, 4)]
+        backend.publish(Batch(touches=rows))
+        assert backend.read_touches("a") == {one: 1, two: 2**64 - 1}
+        assert backend.read_touches("a/b") == {three: 3}
+        backend.publish(Batch(touches=[Touch("a", one, 5), Touch("a", two, None), Touch("a", three, None)]))
+        assert backend.read_touches("a") == {one: 5}
+        assert backend.read_touches("é") == {one: 4}
 
     def test_an_empty_batch_changes_nothing(self, backend: Backend) -> None:
         before = contents(backend)
@@ -369,6 +382,7 @@ class BackendContract:
             backend.reflog_names,
             backend.pending_floor,
             lambda: backend.get_meta("m"),
+            lambda: backend.read_touches("main"),
             lambda: list(backend.iterate_records()),
             backend.stats,
         ]
