@@ -470,8 +470,10 @@ class Worktree(Stage):
         if merged.tree.oid == head.tree[0]:
             return MergeResult(True, self.base, "no_op")
         commit = history.put_commit(writer, merged.tree, (head,), meta)
+        settled = merged.auto_merged_keys
+        carried = history.carried_keys(self._store, (trees[0], trees[2]), settled)
         self._publish(writer, head, commit, why)
-        return MergeResult(True, commit.oid.hex(), "three_way", merged.auto_merged_keys)
+        return MergeResult(True, commit.oid.hex(), "three_way", settled, carried_keys=carried)
 
     # the branch as a whole
 
@@ -491,6 +493,8 @@ class Worktree(Stage):
         self._check_clean("reset")
         target = self._repo.resolve_commit(commit)
         old = self._base
+        if self._repo.read_head(self._branch).oid != old.oid:
+            raise BranchMovedError(HEADS + self._branch)
         if target.oid != old.oid:
             self._publish(self._store.writer(), old, target, f"reset: to {target.oid.hex()[:8]}")
         return old.oid.hex()
