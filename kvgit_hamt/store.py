@@ -27,7 +27,6 @@ RESERVE_COUNT = 65_536  # places a bulk load takes at once
 FLUSH_BYTES = 32 << 20  # of records a bulk load keeps before it writes them
 Link = tuple[bytes, bytes]
 _NOTHING: Final[Mapping[str, bytes]] = MappingProxyType({})
-_NOTHING: Final[Mapping[str, bytes]] = MappingProxyType({})
 
 
 @dataclass(slots=True)
