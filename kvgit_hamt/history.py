@@ -157,6 +157,11 @@ def initial_oid(codec: str) -> bytes:
     return oid_of(encode_commit(oid_of(EMPTY_LEAF), (), 1, None, None, codec))
 
 
+def check_meta(meta: CommitMeta) -> None:
+    """Refuse, before any work, what ``put_commit`` would refuse: InvalidInputError."""
+    encode_commit(oid_of(EMPTY_LEAF), (), 1, meta.time_us, meta.info, meta.codec)
+
+
 def put_commit(
     writer: StoreWriter, tree: Tree, parents: tuple[CommitObject, ...], meta: CommitMeta
 ) -> CommitObject:

@@ -246,7 +246,10 @@ class Store:
         return StoreWriter(self, self.backend.next_place(), is_reserved=False)
 
     def bulk_writer(self) -> StoreWriter:
-        """A batch of any size: it writes what it holds now and then; refs still come last."""
+        """A batch of any size: it writes what it holds now and then; refs still come last.
+
+        ``release`` it in the end, else gc spares all that was stored since, while the process lives.
+        """
         base = self.backend.reserve(RESERVE_COUNT) if self.backend.placed else 0
         return StoreWriter(self, base, is_reserved=True)
 
@@ -265,6 +268,7 @@ class StoreWriter:
         self._base = base
         self._next = base
         self._end = base + RESERVE_COUNT
+        self._ranges = [base] if is_reserved and self._placed else []
         self._records: list[NewRecord] = []
         self._flushed = 0
         self._pending_bytes = 0
@@ -379,6 +383,7 @@ class StoreWriter:
                 self.flush()
                 self._next = self._base = self.store.backend.reserve(RESERVE_COUNT)
                 self._end = self._base + RESERVE_COUNT
+                self._ranges.append(self._base)
             loc = wire.place_of(self._next)
             self._next += 1
         self._records.append(NewRecord(oid, body, place_count, kind))  # type: ignore[arg-type]
@@ -404,6 +409,11 @@ class StoreWriter:
         if self._records:
             self._send()
             self._new.clear()
+
+    def release(self) -> None:
+        """Bulk only: give back the reserved places, when it has published or been given up."""
+        while self._ranges:
+            self.store.backend.release(self._ranges.pop())
 
     def publish(
         self,
@@ -438,6 +448,8 @@ class StoreWriter:
             meta=meta, touches=touches,
         )  # fmt: skip
         shift = self.store.backend.publish(batch)
+        if refs and self._ranges:
+            self._ranges.pop()  # the backend has ended the one that this batch lies in
         self._count(batch.records)
         if not shift:
             for key, (_, body) in self._new.items():

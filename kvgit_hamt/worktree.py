@@ -85,6 +85,7 @@ class Worktree(Stage):
     def close(self) -> None:
         """Drop pending edits; closes the repository too if ``open`` made it for this worktree."""
         self._is_closed = True
+        self._pending.clear()
         if self.owns_repo:
             self._repo.close()
 
@@ -101,6 +102,7 @@ class Worktree(Stage):
             MergeConflict: somebody changed a key that has a pending edit here. Nothing was
                 changed: commit (which merges) or discard those keys.
         """
+        self._check_open()
         head = self._repo.read_head(self._branch)
         if head.oid == self._base.oid:
             return self.base
@@ -261,7 +263,7 @@ class Worktree(Stage):
     def _publish(self, writer: StoreWriter, head: CommitObject, commit: CommitObject, why: str) -> None:
         """Move the branch from ``head`` to ``commit`` and make that the base."""
         update = self._repo.refs.update(HEADS + self._branch, RefValue(head.oid), RefValue(commit.oid), why)
-        shift = writer.publish([update], [oid for oid, _ in commit.parents])
+        shift = writer.publish([update], [commit.oid, *(oid for oid, _ in commit.parents)])
         self._set_base(self._store.read_commit(commit.oid) if shift else commit)
 
     # merge
@@ -524,13 +526,31 @@ class Worktree(Stage):
         """
         self._check_clean("load")
         head = self._repo.read_head(self._branch)
-        self._set_base(head)
         meta = self._meta(time, info)
+        history.check_meta(meta)
+        seen = self._base
         writer = self._store.bulk_writer()
+        try:
+            self._set_base(head)
+            return self._load(writer, items, meta, (memory_bytes, progress))
+        except BaseException:
+            self._set_base(seen)
+            raise
+        finally:
+            writer.release()
+
+    def _load(
+        self,
+        writer: StoreWriter,
+        items: Mapping[str, Any] | Iterable[tuple[str, Any]],
+        meta: CommitMeta,
+        how: tuple[int, bulk.Progress | None],
+    ) -> MergeResult:
+        head = self._base
         pairs = items.items() if isinstance(items, Mapping) else items
         source = self._encoded(writer, pairs)
-        tree = bulk.load(writer, self._store.shape, self._tree, source, memory_bytes, progress)
-        if tree.oid == self._tree.oid and info is None:
+        tree = bulk.load(writer, self._store.shape, self._tree, source, *how)
+        if tree.oid == self._tree.oid and meta.info is None:
             return MergeResult(True, self.base, "no_op")
         commit = history.put_commit(writer, tree, (head,), meta)
         self._publish(writer, head, commit, "load")

@@ -1073,6 +1073,25 @@ def test_reset_refuses_a_branch_that_moved_behind_its_back(repo, tree):
     assert repo.branches["main"] == first
 
 
+@pytest.mark.parametrize("how", ["reset", "merge"])
+def test_a_branch_moves_only_to_a_commit_that_is_still_stored(repo, tree, monkeypatch, how):
+    repo.branches.create("side")
+    side = put(repo, "side", {"a": 1})
+    required = []
+    publish = repo.store.backend.publish
+
+    def spy(batch):
+        required.extend(batch.required)
+        return publish(batch)
+
+    monkeypatch.setattr(repo.store.backend, "publish", spy)
+    if how == "reset":
+        tree.reset("side")
+    else:
+        tree.merge(branch="side")
+    assert bytes.fromhex(side) in required
+
+
 # --- load
 
 
@@ -1113,6 +1132,58 @@ def test_a_load_of_nothing_new_makes_no_commit(repo, tree):
     assert tree.load({}, info={"x": 1}).strategy == "fast_forward"
 
 
+@pytest.mark.parametrize("fault", ["value", "key", "source", "info", "time"])
+def test_a_load_that_fails_in_the_middle_leaves_everything_as_it_was(repo, tree, fault):
+    tree["a"] = 1
+    tree.commit()
+    before, base = state_of(repo), tree.base
+
+    def entries():
+        for number in range(6000):
+            yield f"k{number}", "x" * (number % 90)
+        if fault == "value":
+            yield "bad", object()
+        if fault == "key":
+            yield 5, 1
+        if fault == "source":
+            raise OSError("gone")
+
+    options = {"info": {"info": object()}, "time": {"time": "soon"}}.get(fault, {})
+    options = {fault: options[fault]} if options else {}
+    errors = {"value": kvgit.EncodeError, "key": kvgit.KeyTypeError, "source": OSError}
+    with pytest.raises(errors.get(fault, kvgit.InvalidInputError)):
+        tree.load(entries(), memory_bytes=50_000, **options)
+    after = state_of(repo)
+    for name in ("record_count", "file_bytes", "blob_count", "node_count"):
+        before.pop(name, None), after.pop(name, None)  # records that nothing names may stay, for gc
+    assert after == before
+    assert (tree.base, dict(tree)) == (base, {"a": 1})
+    assert repo.store.backend.pending_floor() is None
+    tree.load({"b": 2})
+    assert dict(repo.snapshot()) == {"a": 1, "b": 2}
+
+
+def test_a_load_gives_back_every_place_it_reserved(repo, tree, monkeypatch):
+    monkeypatch.setattr("kvgit_hamt.store.RESERVE_COUNT", 50)
+    want = {f"k{i}": "x" * (i % 90) for i in range(1500)}
+    tree.load(want)
+    assert dict(repo.snapshot()) == want
+    assert repo.store.backend.pending_floor() is None
+    assert tree.load(want).strategy == "no_op"
+    assert repo.store.backend.pending_floor() is None
+
+
+def test_a_load_into_a_branch_that_moves_is_refused(repo, tree):
+    def entries():
+        yield "a", 1
+        put(repo, "main", {"b": 2})
+
+    with pytest.raises(kvgit.BranchMovedError):
+        tree.load(entries())
+    assert dict(repo.snapshot()) == {"b": 2}
+    assert repo.store.backend.pending_floor() is None
+
+
 # --- the end
 
 
@@ -1132,6 +1203,21 @@ def test_calls_that_would_mix_in_pending_edits_are_refused(repo):
             call()
     assert state_of(repo) == before
     assert worktree.status().updated == {"p"}
+
+
+def test_a_closed_worktree_is_done_while_its_repository_goes_on(repo, tree):
+    tree["a"] = 1
+    with tree:
+        pass
+    for call in (
+        lambda: tree["a"], lambda: len(tree), lambda: list(tree), lambda: tree.commit(), tree.refresh,
+        lambda: tree.update({"b": 1}), lambda: tree.load({}), lambda: tree.merge(branch="main"),
+        lambda: list(tree.diff()), lambda: tree.get_many(["a"]), lambda: tree.__setitem__("a", 1),
+    ):  # fmt: skip
+        with pytest.raises(kvgit.ClosedError):
+            call()
+    assert not tree.has_changes
+    assert dict(repo.snapshot()) == {}
 
 
 def test_a_worktree_that_open_made_closes_its_repository(tmp_path):
