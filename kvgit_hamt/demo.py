@@ -22,6 +22,7 @@ from kvgit_hamt.demo_data import (
     count_wrong,
     differing,
     entries,
+    position_of,
 )
 from kvgit_hamt.demo_report import Meter, Progress, Report, Sharing, bar, bytes_text
 from kvgit_hamt.errors import KvgitHamtError, MergeConflict
@@ -190,7 +191,8 @@ class Demo:
     def check_contents(self, commit: str, database: Any) -> None:
         """Compare all keys and values of a commit with the database that Python carries."""
         snapshot = self.repo.snapshot(commit=self.repo.get_commit(commit).id)
-        wrong = count_wrong(snapshot, database, self.count)
+        items = self.progress.over("reading every key back", snapshot.items(), len(snapshot))
+        wrong = count_wrong(items, database, self.count)
         version = database.unidata_version
         self.report.check(
             f"all {len(snapshot):,} keys and values read back as in Unicode {version}", not wrong
@@ -208,7 +210,7 @@ class Demo:
         )
         report.step(f"Load Unicode {OLD.unidata_version} as the first commit on main")
         main = self.repo.worktree()
-        items = list(self.progress.over("reading the old database", entries(OLD, count), count))
+        items = list(self.progress.over("reading the old database", entries(OLD, count), count, position_of))
         self.progress.begin("loading it")
         with self.meter:
             main.load(
@@ -231,7 +233,9 @@ class Demo:
         report = self.report
         report.step(f"Go to Unicode {NEW.unidata_version}: commit only what changed")
         main = self.repo.worktree()
-        found = list(self.progress.over("comparing the databases", changes(self.count), self.count))
+        found = list(
+            self.progress.over("comparing the databases", changes(self.count), self.count, position_of)
+        )
         self.progress.begin("committing the changes")
         with self.meter:
             main.update({key: record for key, record in found if record is not None})

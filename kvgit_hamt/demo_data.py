@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 Record = dict[str, Any]
@@ -47,6 +47,11 @@ def record_of(database: Database, code: int) -> Record | None:
     }
 
 
+def position_of(item: tuple[str, Any]) -> int:
+    """The code point of an item, for showing progress."""
+    return code_of(item[0])
+
+
 def entries(database: Database, count: int) -> Iterator[tuple[str, Record]]:
     """(key, properties) of the assigned ones among the first ``count`` code points."""
     for code in range(count):
@@ -76,11 +81,11 @@ def differing(old: Record, new: Record) -> list[tuple[str, Any, Any]]:
     return [(name, old.get(name), new.get(name)) for name in names if old.get(name) != new.get(name)]
 
 
-def count_wrong(view: Any, database: Database, count: int) -> int:
-    """How many keys of a snapshot are not what a database says, missing and surplus ones included."""
+def count_wrong(items: Iterable[tuple[str, Any]], database: Database, count: int) -> int:
+    """How many of a store's items are not what a database says, missing and surplus keys included."""
     right = 0
     total = 0
-    for key, value in view.items():
+    for key, value in items:
         total += 1
         code = code_of(key)
         expected = record_of(database, code) if code < count else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TextIO, TypeVar
 
@@ -66,12 +66,14 @@ class Progress:
         full = round(BAR_WIDTH * share)
         self._write(f"\r{self._label:<32} [{'#' * full}{'.' * (BAR_WIDTH - full)}] {share:4.0%}")
 
-    def over(self, label: str, items: Iterable[T], total: int) -> Iterator[T]:
-        """The items, with progress by their number."""
+    def over(
+        self, label: str, items: Iterable[T], total: int, position: Callable[[T], int] | None = None
+    ) -> Iterator[T]:
+        """The items, with progress by their number, or by a position that is found in them."""
         self.begin(label)
         for done, item in enumerate(items):
             if done % STEP_COUNT == 0:
-                self.show(done, total)
+                self.show(done if position is None else position(item), total)
             yield item
         self.end()
 
