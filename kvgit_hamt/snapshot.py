@@ -38,6 +38,13 @@ def encode_key(key: str) -> bytes:
     return data
 
 
+def encode_keys(keys: Iterable[str]) -> list[bytes]:
+    """Several keys as they are stored; one ``str`` is refused, since its characters are hardly meant."""
+    if isinstance(keys, str):
+        raise InvalidInputError("give a list of keys, not one str")
+    return [encode_key(key) for key in keys]
+
+
 class Owner(Protocol):
     """What a view was opened from."""
 
@@ -200,7 +207,7 @@ class TreeView(Mapping[str, Any]):
 
         Cost: each node on the way is read once, a level in one step.
         """
-        wanted = [encode_key(key) for key in keys]
+        wanted = encode_keys(keys)
         found = self._find_many(wanted)
         decode = self._codec.decode_for
         return {(text := key.decode()): decode(text, found[key]) for key in wanted if key in found}

@@ -10,7 +10,7 @@ from kvgit_hamt import hamt
 from kvgit_hamt.codec import Codec
 from kvgit_hamt.hamt import Tree
 from kvgit_hamt.results import Change, Status, make_change
-from kvgit_hamt.snapshot import TreeView, encode_key
+from kvgit_hamt.snapshot import TreeView, encode_key, encode_keys
 
 _ABSENT: Final = object()
 
@@ -169,7 +169,7 @@ class Stage(TreeView, MutableMapping[str, Any]):
         if keys is None:
             self._pending.clear()
             return
-        for key in [encode_key(key) for key in keys]:
+        for key in encode_keys(keys):
             self._pending.pop(key, None)
 
     __hash__ = None  # type: ignore[assignment]

@@ -15,6 +15,7 @@ from kvgit_hamt.errors import (
     InvalidInputError,
     MergeConflict,
     PendingChangesError,
+    StaleBatchError,
 )
 from kvgit_hamt.hamt import Editor, Tree
 from kvgit_hamt.history import CommitMeta
@@ -25,7 +26,7 @@ from kvgit_hamt.policy import MergePolicy, MergeRule
 from kvgit_hamt.refs import HEADS, to_us
 from kvgit_hamt.results import Conflict, MergeResult, Side
 from kvgit_hamt.run import make_run
-from kvgit_hamt.snapshot import Snapshot, encode_key
+from kvgit_hamt.snapshot import Snapshot, encode_key, encode_keys
 from kvgit_hamt.stage import Stage
 from kvgit_hamt.store import ObjectReader, Store, StoreWriter
 
@@ -183,6 +184,8 @@ class Worktree(Stage):
             try:
                 result = self._try_commit(changes, meta, on_moved, policy)
                 break
+            except StaleBatchError:
+                pass
             except BranchMovedError:
                 if on_moved == "raise":
                     raise
@@ -198,9 +201,7 @@ class Worktree(Stage):
     def _selected(self, keys: Iterable[str] | None) -> dict[bytes, bytes | None]:
         if keys is None:
             return dict(self._pending)
-        if isinstance(keys, str):
-            raise InvalidInputError("keys is a list of keys, not one str")
-        wanted = [encode_key(key) for key in keys]
+        wanted = encode_keys(keys)
         missing = [key.decode() for key in wanted if key not in self._pending]
         if missing:
             raise InvalidInputError(f"no edit is pending for {missing[0]!r}; nothing was committed")
@@ -326,6 +327,8 @@ class Worktree(Stage):
                 try:
                     result = step()
                     break
+                except StaleBatchError:
+                    continue
                 except BranchMovedError:
                     if self._repo.read_head(self._branch).oid == head.oid:
                         raise  # not of our branch: the caller's check raised it
@@ -522,7 +525,8 @@ class Worktree(Stage):
         Raises:
             PendingChangesError: there are pending edits. KeyTypeError, InvalidKeyError,
             EncodeError: the branch is unchanged. BranchMovedError: somebody moved the branch
-            during the load; it is unchanged by this call.
+            during the load; it is unchanged by this call. StaleBatchError: gc collected something
+            that the load was to share; load again.
         """
         self._check_clean("load")
         head = self._repo.read_head(self._branch)
