@@ -31,5 +31,6 @@ def parse_hex(text: str) -> str:
             f"commit id {text!r} is too short; give {MIN_ABBREVIATION} characters or more"
         )
     if len(lowered) > 2 * OID_BYTES or not _HEX.issuperset(lowered):
-        raise CommitNotFoundError(f"{text!r} is not a commit id (up to 64 hex digits)")
+        shown = repr(text if len(text) <= 80 else text[:77] + "...")
+        raise CommitNotFoundError(f"{shown} is not a commit id (up to 64 hex digits)")
     return lowered

@@ -38,6 +38,10 @@ CONFIG = "config"
 MAX_NAME_BYTES = 200  # with its prefix and the reflog's counter inside LMDB's 511-byte key
 _FORBIDDEN = frozenset(" ~^:?*[\\\x7f")
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_MIN_US, _MAX_US = (
+    (end.replace(tzinfo=timezone.utc) - _EPOCH) // timedelta(microseconds=1)
+    for end in (datetime.min, datetime.max)
+)
 Clock = Callable[[], int]
 
 
@@ -55,13 +59,27 @@ def to_us(when: datetime | float) -> int:
     """A datetime (naive ones are UTC) or seconds since 1970 as whole microseconds."""
     if isinstance(when, datetime):
         aware = when if when.tzinfo else when.replace(tzinfo=timezone.utc)
-        return (aware - _EPOCH) // timedelta(microseconds=1)
+        return _check_range(when, (aware - _EPOCH) // timedelta(microseconds=1))
     if isinstance(when, bool) or not isinstance(when, (int, float)):
         raise InvalidInputError(f"a time is a datetime or seconds since 1970, not {type(when).__name__}")
     try:
-        return round(when * 1_000_000)
+        time_us = round(when * 1_000_000)
     except (OverflowError, ValueError) as error:
-        raise InvalidInputError(f"{when!r} is no time") from error
+        raise InvalidInputError(f"{when!r} is no time in seconds since 1970") from error
+    return _check_range(when, time_us)
+
+
+def _check_range(when: datetime | float, time_us: int) -> int:
+    """Refuse what could be stored but never shown again."""
+    if not _MIN_US <= time_us <= _MAX_US:
+        raise InvalidInputError(f"{when!r:.60} is out of range; give seconds since 1970, in years 1 to 9999")
+    return time_us
+
+
+def check_limit(limit: int | None) -> None:
+    """Refuse a limit that is no count."""
+    if limit is not None and (not isinstance(limit, int) or limit < 0):
+        raise InvalidInputError(f"limit is 0 or more, not {limit!r}")
 
 
 def check_name(name: str, what: str = "branch") -> str:
@@ -143,6 +161,7 @@ class Refs:
 
     def reflog(self, full: str, limit: int | None = None) -> list[ReflogEntry]:
         """Moves of a ref, newest first; kept after the ref is deleted."""
+        check_limit(limit)
         out = []
         for data in self.store.backend.read_reflog(full, limit):
             entry = decode_log_entry(full, data)
@@ -173,7 +192,7 @@ class Branches(Mapping[str, str]):
         return len(self._refs.under(HEADS))
 
     def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and self._refs.get(HEADS + name) is not None
+        return not _fault_of(name) and self._refs.get(f"{HEADS}{name}") is not None
 
     def get(self, name: str, default: Any = None) -> Any:
         """The commit id of a branch, ``default`` if there is none."""
@@ -254,7 +273,7 @@ class Tags(Mapping[str, str]):
         return len(self._refs.under(TAGS))
 
     def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and self._refs.get(TAGS + name) is not None
+        return not _fault_of(name) and self._refs.get(f"{TAGS}{name}") is not None
 
     def get(self, name: str, default: Any = None) -> Any:
         """The commit id of a tag, ``default`` if there is none."""
@@ -274,8 +293,8 @@ class Tags(Mapping[str, str]):
         """
         check_name(name, "tag")
         oid = resolve(self._refs, "main" if at is None else at)
-        value = RefValue(oid, dict(info) if info is not None else None)
         try:
+            value = RefValue(oid, dict(info) if info is not None else None)
             encode_ref(value)
         except (TypeError, ValueError, OverflowError) as error:
             raise InvalidInputError(f"a tag's info is plain data: {error}") from error

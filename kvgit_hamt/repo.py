@@ -19,7 +19,6 @@ from kvgit_hamt.errors import (
     ClosedError,
     CommitNotFoundError,
     InvalidInputError,
-    TagNotFoundError,
 )
 from kvgit_hamt.hamt import Tree
 from kvgit_hamt.history import CommitMeta
@@ -29,11 +28,11 @@ from kvgit_hamt.policy import MergePolicy, MergeRule
 from kvgit_hamt.refs import (
     CONFIG,
     HEADS,
-    TAGS,
     Branches,
     Clock,
     Refs,
     Tags,
+    check_limit,
     check_name,
     describe,
     now_us,
@@ -192,12 +191,9 @@ class Repo:
             raise InvalidInputError("name exactly one of branch, tag and commit")
         if branch is not None:
             return self.read_head(branch)
-        if commit is not None:
-            return self.store.read_commit(self.store.resolve_commit(commit))
-        value = self.refs.get(TAGS + check_name(str(tag), "tag"))
-        if value is None:
-            raise TagNotFoundError(f"there is no tag {tag!r}")
-        return self.store.read_commit(value.oid)
+        if tag is not None:
+            return self.store.read_commit(bytes.fromhex(self.tags[tag]))
+        return self.store.read_commit(self.store.resolve_commit(commit or ""))
 
     def read_head(self, branch: str) -> CommitObject:
         """The commit a branch is at; BranchNotFoundError if there is no such branch."""
@@ -228,8 +224,7 @@ class Repo:
         found = self.resolve_commit(start)
         wanted = None if key is None else encode_key(key)
         under = None if prefix is None else encode_key(prefix)
-        if limit is not None and limit < 0:
-            raise InvalidInputError(f"limit is 0 or more, not {limit}")
+        check_limit(limit)
         return self._log(found, first_parent, limit, (wanted, under))
 
     def _log(

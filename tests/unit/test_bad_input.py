@@ -177,6 +177,32 @@ BAD_NAMES = [
 ]
 
 
+@pytest.mark.parametrize(("name", "text"), BAD_NAMES)
+def test_a_bad_name_is_refused_with_the_rule_it_breaks(repo, refused, name, text):
+    for call in (
+        lambda: repo.branches.create(name),
+        lambda: repo.branches.delete(name),
+        lambda: repo.branches[name],
+        lambda: repo.branches.get(name),
+        lambda: repo.branches.rename(name, "new"),
+        lambda: repo.branches.rename("side", name),
+        lambda: repo.worktree(name),
+        lambda: repo.worktree(name, create=True),
+        lambda: repo.tags.create(name),
+        lambda: repo.tags.delete(name),
+        lambda: repo.tags[name],
+        lambda: repo.tags.get(name),
+        lambda: repo.tags.info(name),
+        lambda: repo.reflog(name),
+    ):
+        refused(call, kvgit.InvalidNameError, text)
+    if name is not None:
+        refused(lambda: repo.snapshot(branch=name), kvgit.InvalidNameError, text)
+        refused(lambda: repo.snapshot(tag=name), kvgit.InvalidNameError, text)
+    assert name not in repo.branches
+    assert name not in repo.tags
+
+
 def test_names_up_to_the_longest_work(repo):
     for name in ("n" * 200, "é" * 100, "feature/x", "HEAD", "a.b", "日本", "v1.0-rc"):
         repo.branches.create(name)
@@ -218,6 +244,27 @@ def commit_calls(repo, worktree, text):
         lambda: clean.apply(text, "main"),
         lambda: clean.apply("main", text),
     ]
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "part"),
+    [
+        ("0" * 64, kvgit.CommitNotFoundError, "no commit"),
+        ("0" * 12, kvgit.CommitNotFoundError, "no commit"),
+        ("0" * 65, kvgit.CommitNotFoundError, "up to 64 hex digits"),
+        ("no-such-branch", kvgit.CommitNotFoundError, "up to 64 hex digits"),
+        ("abc", kvgit.InvalidInputError, "4 characters or more"),
+        ("", kvgit.InvalidInputError, "4 characters or more"),
+        (5, kvgit.InvalidInputError, "str of hex digits, not int"),
+        (b"abcd", kvgit.InvalidInputError, "str of hex digits, not bytes"),
+        (SURROGATE, kvgit.InvalidInputError, "4 characters or more"),
+        (SURROGATE * 9, kvgit.CommitNotFoundError, "up to 64 hex digits"),
+        ("e" * 100_000, kvgit.CommitNotFoundError, "up to 64 hex digits"),
+    ],
+)
+def test_a_commit_id_that_names_nothing_is_refused(repo, worktree, refused, text, kind, part):
+    for call in commit_calls(repo, worktree, text):
+        refused(call, kind, part)
 
 
 def test_an_ambiguous_commit_id_is_refused_and_says_which_it_could_be(repo, worktree, refused):
@@ -295,12 +342,40 @@ OPTIONS = [
 ]
 
 
+@pytest.mark.parametrize(("method", "options", "text"), OPTIONS)
+def test_unknown_option_values_are_refused(repo, worktree, refused, method, options, text):
+    other = repo.worktree("side")
+    other["x"] = 1
+    other.commit()
+    clean = repo.worktree()
+    call = {
+        "commit": lambda: worktree.commit(**options),
+        "merge": lambda: clean.merge(branch="side", fast_forward=False, **options),
+        "pick": lambda: clean.cherry_pick("side", **options),
+        "load": lambda: clean.load({"a": 1}, **options),
+    }[method]
+    refused(call, kvgit.InvalidInputError, text)
+
+
 def test_a_time_a_caller_gave_can_be_shown_again(repo):
     worktree = repo.worktree()
     for when in (-62_135_596_800, 253_402_300_799, 0, -0.000001):
         worktree.commit(info={}, time=when)
         assert repo.get_commit("main").time.timestamp() == when
     assert len(list(repo.log())) == 6
+
+
+def test_unknown_values_for_views_and_lists_are_refused(repo, worktree, refused):
+    bad = kvgit.InvalidInputError
+    refused(lambda: repo.log(limit=-1), bad, "limit is 0 or more")
+    refused(lambda: repo.reflog(limit=-1), bad, "limit is 0 or more")
+    refused(lambda: repo.log(limit="1"), bad, "limit is 0 or more")
+    refused(lambda: repo.snapshot(as_of="monday"), bad, "seconds since 1970")
+    refused(lambda: worktree.sample(-1), bad, "-1")
+    refused(lambda: repo.snapshot().sample(-1), bad, "-1")
+    refused(lambda: repo.tags.create("t", info={"a": object()}), bad, "plain data")
+    refused(lambda: repo.tags.create("t", info=5), bad, "plain data")
+    refused(lambda: repo.snapshot(as_of=-1), kvgit.CommitNotFoundError, "that old")
 
 
 def test_an_unknown_option_is_a_type_error(worktree):
