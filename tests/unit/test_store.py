@@ -11,6 +11,7 @@ import pytest
 from kvgit_hamt import bulk, diff, hamt, merge, node, scan, wire
 from kvgit_hamt import store as store_module
 from kvgit_hamt.backend.base import RefUpdate
+from kvgit_hamt.backend.lmdb import LmdbBackend
 from kvgit_hamt.backend.memory import MemoryBackend
 from kvgit_hamt.errors import (
     AmbiguousCommitError,
@@ -344,6 +345,17 @@ def test_an_id_of_no_commit_is_not_found_and_a_bad_one_refused():
 # Batches
 
 
+@pytest.fixture(params=["placed", "lmdb"])
+def store(request, tmp_path):
+    """A store whose records have places: in memory, and the embedded one."""
+    if request.param == "placed":
+        yield placed_store(SHAPE)
+        return
+    backend = LmdbBackend(tmp_path / "store", map_bytes=1 << 26, sync="no_meta")
+    yield Store(backend, SHAPE, 1 << 20)
+    backend.close()
+
+
 def test_nothing_is_stored_before_a_batch_is_published_but_the_batch_reads_it():
     store = placed_store(SHAPE)
     base = empty_tree(store)
@@ -382,8 +394,7 @@ def test_a_ref_that_moved_leaves_nothing_of_the_batch():
             store.read(new.oid, new.loc)
 
 
-def test_places_move_when_another_writer_took_them():
-    store = placed_store(SHAPE)
+def test_places_move_when_another_writer_took_them(store):
     tree = change(store, empty_tree(store), ENTRIES)
     slow, fast = store.writer(), store.writer()
     mine = Editor(slow, SHAPE).apply(
@@ -409,8 +420,7 @@ def test_places_move_when_another_writer_took_them():
             assert all(child[::-1] < place[::-1] for child in node.inner_children(record[:-8]).locs)
 
 
-def test_a_batch_refuses_a_tree_that_was_stored_after_it_was_begun():
-    store = placed_store(SHAPE)
+def test_a_batch_refuses_a_tree_that_was_stored_after_it_was_begun(store):
     tree = empty_tree(store)
     writer = store.writer()
     later = change(store, tree, ENTRIES)
@@ -425,8 +435,7 @@ def test_a_batch_refuses_a_tree_that_was_stored_after_it_was_begun():
         writer.read_many([(later.oid, later.loc), (tree.oid, tree.loc)])
 
 
-def test_a_batch_does_not_share_a_blob_that_was_stored_after_it_was_begun():
-    store = placed_store(SHAPE)
+def test_a_batch_does_not_share_a_blob_that_was_stored_after_it_was_begun(store):
     tree = empty_tree(store)
     writer = store.writer()
     change(store, tree, {b"a": b"x" * 100})
@@ -436,18 +445,17 @@ def test_a_batch_does_not_share_a_blob_that_was_stored_after_it_was_begun():
     assert contents(store, Tree(*store.read_commit(oid).tree)) == {b"b": b"x" * 100}
 
 
-def test_an_inner_node_that_is_stored_already_is_shared_and_what_lies_below_is_dropped():
-    store = placed_store(SHAPE)
+def test_an_inner_node_that_is_stored_already_is_shared_and_what_lies_below_is_dropped(store):
     empty = empty_tree(store)
     first = change(store, empty, ENTRIES)
-    places = store.backend.next
+    places = store.backend.next_place()
     before = store.counters.copy()
     again = change(store, empty, ENTRIES)
     used = store.counters.since(before)
     assert again == first
     assert used.nodes_shared >= 1
     assert used.nodes_written == 0
-    assert store.backend.next == places
+    assert store.backend.next_place() == places
 
 
 def test_a_part_that_is_stored_already_is_shared():
@@ -463,8 +471,7 @@ def test_a_part_that_is_stored_already_is_shared():
     assert contents(store, first) == ENTRIES
 
 
-def test_a_revert_finds_the_nodes_it_had():
-    store = placed_store(SHAPE)
+def test_a_revert_finds_the_nodes_it_had(store):
     tree = change(store, empty_tree(store), ENTRIES)
     changed = change(store, tree, {KEY: b"other"})
     before = store.counters.copy()
@@ -473,8 +480,7 @@ def test_a_revert_finds_the_nodes_it_had():
     assert store.counters.since(before).nodes_written == 0
 
 
-def test_a_blob_put_on_the_way_outlives_the_nodes_dropped_around_it():
-    store = placed_store(SHAPE)
+def test_a_blob_put_on_the_way_outlives_the_nodes_dropped_around_it(store):
     empty = empty_tree(store)
     first = change(store, empty, ENTRIES)
     writer = store.writer()
@@ -540,8 +546,7 @@ def test_a_bulk_batch_takes_places_again_when_they_run_out(flush_bytes, monkeypa
     assert contents(store, tree) == {key: value * 10 for key, value in ENTRIES.items()}
 
 
-def test_a_bulk_load_of_what_is_there_shares_it_also_across_flushes(monkeypatch):
-    store = placed_store(SHAPE)
+def test_a_bulk_load_of_what_is_there_shares_it_also_across_flushes(store, monkeypatch):
     empty = empty_tree(store)
     first = change(store, empty, ENTRIES)
     for flush_bytes in (300, 3_000, 1 << 30):
@@ -555,8 +560,7 @@ def test_a_bulk_load_of_what_is_there_shares_it_also_across_flushes(monkeypatch)
         assert contents(store, again) == ENTRIES
 
 
-def test_a_bulk_batch_may_build_on_a_tree_stored_after_it_was_begun():
-    store = placed_store(SHAPE)
+def test_a_bulk_batch_may_build_on_a_tree_stored_after_it_was_begun(store):
     writer = store.bulk_writer()
     later = change(store, empty_tree(store), ENTRIES)
     tree = bulk.load(writer, SHAPE, later, [([KEY, b"more"], [b"new", b"1"])])
