@@ -85,15 +85,16 @@ class Repo:
     ) -> None:
         self.policy = MergePolicy.of(merge_fns, merge_prefixes, default_merge)
         wanted = None if codec is None else get_codec(codec)
-        if cache_bytes < 0:
-            raise InvalidInputError(f"cache_bytes is 0 or more, not {cache_bytes}")
+        if not isinstance(cache_bytes, int) or cache_bytes < 0:
+            raise InvalidInputError(f"cache_bytes is 0 or more, not {cache_bytes!r}")
         self.is_closed = False
         backend = _backend_at(where)
         try:
             config = _config_of(backend, wanted, shape, clock)
             self.codec = _codec_of(config, wanted)
         except BaseException:
-            backend.close()
+            if backend is not where:  # one that was handed over goes on without us
+                backend.close()
             raise
         self.store = Store(backend, config.shape, cache_bytes)
         self.refs = Refs(self.store, clock)
@@ -337,6 +338,7 @@ def open(  # noqa: PLR0913 (the contract's names)
 
     ``worktree.repo`` is the repository; close it with ``worktree.close()``, or use ``with``.
     """
+    check_name(branch)
     repo = Repo(
         path,
         codec=codec,
@@ -361,6 +363,10 @@ def _backend_at(where: str | os.PathLike[str] | Backend | None) -> Backend:
         if not os.fspath(where):
             raise InvalidInputError("the path of a store is empty; give a directory, or None for memory")
         return LmdbBackend(where)
+    if not hasattr(where, "publish"):
+        raise InvalidInputError(
+            f"a store is a directory, a backend, or None for memory, not {type(where).__name__}"
+        )
     return where
 
 

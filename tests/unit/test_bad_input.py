@@ -203,6 +203,14 @@ def test_a_bad_name_is_refused_with_the_rule_it_breaks(repo, refused, name, text
     assert name not in repo.tags
 
 
+@pytest.mark.parametrize("name", ["", LONG_NAME, "a/", 5])
+def test_a_bad_branch_name_makes_no_store(tmp_path, name):
+    path = tmp_path / "new"
+    error = raised_by(lambda: kvgit.open(path, branch=name))
+    assert isinstance(error, kvgit.InvalidNameError)
+    assert not path.exists()
+
+
 def test_names_up_to_the_longest_work(repo):
     for name in ("n" * 200, "é" * 100, "feature/x", "HEAD", "a.b", "日本", "v1.0-rc"):
         repo.branches.create(name)
@@ -409,12 +417,43 @@ def test_another_codec_than_the_stores_is_refused_and_names_it(home, repo):
     assert home.open(codec="msgpack").snapshot()["a"] == 1
 
 
+def test_a_refused_codec_leaves_the_backend_that_was_handed_over_open(home):
+    backend = home.backend()
+    kvgit.Repo(backend).worktree().commit(info={})
+    assert isinstance(raised_by(lambda: kvgit.Repo(backend, codec="pickle")), kvgit.InvalidInputError)
+    assert len(list(kvgit.Repo(backend).log())) == 2
+    backend.close()
+
+
 def test_a_store_with_a_pair_of_its_own_asks_for_it(home):
     pair = (lambda value: str(value).encode(), lambda data: data.decode())
     home.open(codec=pair).worktree().commit(info={})
     error = raised_by(home.open)
     assert type(error) is kvgit.InvalidInputError
     assert "codec=(encoder, decoder)" in str(error)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"cache_bytes": -1},
+        {"merge_fns": 5},
+        {"merge_fns": {"a": 1}},
+        {"default_merge": "x"},
+        {"cache_bytes": "1"},
+    ],
+)
+def test_bad_options_of_open_make_no_store(tmp_path, options):
+    path = tmp_path / "new"
+    assert isinstance(raised_by(lambda: kvgit.open(path, **options)), kvgit.InvalidInputError)
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("where", [5, b"path", "", object(), ["a"]])
+def test_a_place_that_can_be_none_is_refused(where):
+    error = raised_by(lambda: kvgit.Repo(where))
+    assert type(error) is kvgit.InvalidInputError
+    assert "directory" in str(error)
 
 
 def newer_config(repo, **changes):
