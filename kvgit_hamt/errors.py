@@ -59,6 +59,10 @@ class ConcurrencyError(ConflictError):
     """Classic door: somebody moved the branch first. Refresh and try again."""
 
 
+class StaleBatchError(ConflictError):
+    """What a change shares with the store was collected while it was made; it is to be made again."""
+
+
 class MergeConflict(ConflictError):
     """A three-way merge met keys that both sides changed and no function settled.
 

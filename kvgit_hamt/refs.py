@@ -144,6 +144,11 @@ class Refs:
         found = self.store.backend.list_refs(prefix)
         return [(name[len(prefix) :], decode_ref(name, data)) for name, data in found]
 
+    def named(self) -> list[tuple[str, RefValue]]:
+        """(full name, value) of every branch and tag."""
+        found = self.store.backend.list_refs("")
+        return [(name, decode_ref(name, data)) for name, data in found if name != CONFIG]
+
     def update(self, full: str, old: RefValue | None, new: RefValue | None, why: str) -> RefUpdate:
         """The compare-and-set of one ref with its reflog entry, for a batch."""
         entry = LogEntry(old.oid if old else None, new.oid if new else None, self.clock(), why)

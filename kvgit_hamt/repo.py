@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import weakref
 from collections.abc import Iterator, Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from kvgit_hamt import diff, graph, hamt, history
+from kvgit_hamt import diff, gc, graph, hamt, history, usage
 from kvgit_hamt.backend.base import Backend, RefUpdate
 from kvgit_hamt.backend.lmdb import LmdbBackend
 from kvgit_hamt.backend.memory import MemoryBackend
@@ -39,7 +40,7 @@ from kvgit_hamt.refs import (
     resolve,
     to_us,
 )
-from kvgit_hamt.results import Change, Commit, DiffStat, ReflogEntry, make_change
+from kvgit_hamt.results import Change, Commit, DiffStat, GcResult, ReflogEntry, Usage, make_change
 from kvgit_hamt.snapshot import Snapshot, encode_key
 from kvgit_hamt.store import DEFAULT_CACHE_BYTES, Store
 from kvgit_hamt.worktree import Worktree
@@ -100,6 +101,7 @@ class Repo:
         self.refs = Refs(self.store, clock)
         self.branches = Branches(self.refs)
         self.tags = Tags(self.refs)
+        self._views: weakref.WeakValueDictionary[int, Snapshot | Worktree] = weakref.WeakValueDictionary()
 
     # lifetime
 
@@ -140,7 +142,9 @@ class Repo:
             initial = RefValue(history.initial_oid(self.codec.name))
             with contextlib.suppress(BranchMovedError):  # somebody else has just made it
                 self.refs.move(HEADS + name, None, initial, "branch: created")
-        return Worktree(self, name, self.read_head(name), self.policy)
+        worktree = Worktree(self, name, self.read_head(name), self.policy)
+        self._views[id(worktree)] = worktree
+        return worktree
 
     def snapshot(
         self,
@@ -164,7 +168,9 @@ class Repo:
         found = self.find_commit(branch=branch, tag=tag, commit=commit)
         if as_of is not None:
             found = self._as_of(found, to_us(as_of))
-        return Snapshot(self.store, self.codec, found, self)
+        snapshot = Snapshot(self.store, self.codec, found, self)
+        self._views[id(snapshot)] = snapshot
+        return snapshot
 
     def _as_of(self, head: CommitObject, time_us: int) -> CommitObject:
         for commit in graph.log(self.store, [head], first_parent=True):
@@ -308,6 +314,46 @@ class Repo:
         self.check_open()
         return self.refs.reflog(HEADS + check_name(branch), limit)
 
+    def gc(
+        self,
+        dry_run: bool = False,
+        keep_reflog: timedelta | float | None = None,
+        progress: gc.Progress | None = None,
+    ) -> GcResult:
+        """Delete what nothing reaches: no branch, tag, unexpired reflog entry, nor an open view of this Repo.
+
+        Safe beside readers and writers in other processes, and to be stopped at any moment. A snapshot
+        in *another* process is kept by what still reaches its commit: keep reflog entries for as long
+        as such readers may live.
+
+        Args:
+            dry_run: delete nothing, say what would go.
+            keep_reflog: age at which reflog entries expire (timedelta or seconds); 90 days if None. Until
+                then resets and deleted branches can be undone.
+            progress: called with (phase, done, of how many) now and then.
+
+        Raises:
+            CorruptionError: something reachable is missing or damaged; nothing was deleted.
+
+        Cost: reads every reachable commit and inner node; memory one bit a record. Freed pages are used
+        again; ``compact`` gives them back to the file system.
+        """
+        self.check_open()
+        keep_us = None if keep_reflog is None else _duration_us(keep_reflog)
+        pinned = [view.pinned_oid for view in list(self._views.values()) if not view.is_closed]
+        return gc.collect(
+            self.store, self.refs, dry_run=dry_run, keep_reflog_us=keep_us, pinned=pinned, progress=progress
+        )
+
+    def usage(self) -> dict[str, Usage]:
+        """For each branch ("heads/NAME") and tag ("tags/NAME") the bytes it holds alone, and shares.
+
+        Cost: a walk over the commits and inner nodes that each of them reaches.
+        """
+        self.check_open()
+        heads = {name: value.oid for name, value in self.refs.named()}
+        return usage.usage(self.store, heads)
+
     def stats(self) -> dict[str, int]:
         """Figures of the store: what the backend counts, and branches and tags."""
         self.check_open()
@@ -356,6 +402,13 @@ def open(  # noqa: PLR0913 (the contract's names)
     return worktree
 
 
+def _duration_us(duration: timedelta | float) -> int:
+    seconds = duration.total_seconds() if isinstance(duration, timedelta) else duration
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 <= seconds < 1e12:
+        raise InvalidInputError(f"keep_reflog is a timedelta or seconds, 0 or more; not {duration!r}")
+    return round(seconds * 1_000_000)
+
+
 def _backend_at(where: str | os.PathLike[str] | Backend | None) -> Backend:
     if where is None:
         return MemoryBackend()
@@ -377,7 +430,7 @@ def _config_of(backend: Backend, wanted: Codec | None, shape: Shape | None, cloc
         codec = wanted or get_codec("msgpack")
         config = Config(shape or Shape(), codec.name)
         try:
-            _create(backend, config, clock)
+            create_store(backend, config, clock)
         except BranchMovedError:  # another process has just made it
             data = backend.get_ref(CONFIG)
         else:
@@ -387,14 +440,21 @@ def _config_of(backend: Backend, wanted: Codec | None, shape: Shape | None, cloc
     return decode_config(data)
 
 
-def _create(backend: Backend, config: Config, clock: Clock) -> None:
+def create_store(backend: Backend, config: Config, clock: Clock, branch: str | None = MAIN) -> None:
+    """Write the description and the initial commit of a new store, and a branch (None: none) at it.
+
+    Raises:
+        BranchMovedError: there is a store already.
+    """
     store = Store(backend, config.shape, 0)
     refs = Refs(store, clock)
     writer = store.writer()
     tree = hamt.put_empty(writer)
     initial = history.put_commit(writer, tree, (), CommitMeta(None, None, config.codec))
-    main = refs.update(HEADS + MAIN, None, RefValue(initial.oid), "store created")
-    writer.publish([RefUpdate(CONFIG, None, encode_config(config), None), main])
+    updates = [RefUpdate(CONFIG, None, encode_config(config), None)]
+    if branch is not None:
+        updates.append(refs.update(HEADS + branch, None, RefValue(initial.oid), "store created"))
+    writer.publish(updates)
 
 
 def _codec_of(config: Config, wanted: Codec | None) -> Codec:

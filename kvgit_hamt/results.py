@@ -172,3 +172,36 @@ class ReflogEntry:
     new: str | None
     time: datetime
     why: str
+
+
+@dataclass(frozen=True, slots=True)
+class GcResult:
+    """What a garbage collection kept and deleted, or with ``dry_run`` would delete.
+
+    Attributes:
+        kept_count, freed_count: records (nodes, commits, out-of-line values).
+        kept_bytes, freed_bytes: their bytes as stored. The file itself keeps its size; freed pages are
+            used again.
+        seconds: how long it took.
+    """
+
+    kept_count: int
+    freed_count: int
+    kept_bytes: int
+    freed_bytes: int
+    seconds: float
+    dry_run: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a branch or tag holds, its history included.
+
+    Attributes:
+        exclusive_bytes: stored bytes that no other branch or tag reaches: deleting it, and letting
+            its reflog expire, lets gc free them.
+        shared_bytes: stored bytes that others reach too.
+    """
+
+    exclusive_bytes: int
+    shared_bytes: int

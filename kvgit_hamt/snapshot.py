@@ -130,6 +130,11 @@ class TreeView(Mapping[str, Any]):
     _owner: Owner
     _is_closed = False
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether it was closed."""
+        return self._is_closed
+
     def _check_open(self) -> None:
         if self._is_closed:
             raise ClosedError(f"this {type(self).__name__.lower()} was closed")
@@ -309,6 +314,11 @@ class Snapshot(TreeView):
     def id(self) -> str:
         """The id of the commit."""
         return self._commit.oid.hex()
+
+    @property
+    def pinned_oid(self) -> bytes:
+        """The commit that gc must keep while this snapshot is open."""
+        return self._commit.oid
 
     @property
     def commit(self) -> Commit:

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Final, Protocol
 
 from kvgit_hamt import node, wire
-from kvgit_hamt.backend.base import Backend, Batch, NewRecord, RefUpdate, Touch
+from kvgit_hamt.backend.base import Backend, Batch, Kind, NewRecord, RefUpdate, Touch
 from kvgit_hamt.errors import (
     AmbiguousCommitError,
     CommitNotFoundError,
@@ -216,6 +216,10 @@ class Store:
 
         Cost: one or two backend reads.
         """
+        return self.read_sized_commit(oid, loc)[0]
+
+    def read_sized_commit(self, oid: bytes, loc: bytes | None = None) -> tuple[CommitObject, int]:
+        """A commit, and the bytes of its record. See ``read_commit``."""
         if loc is None:
             loc = self.backend.find("commit", oid)
             if loc is None:
@@ -223,7 +227,7 @@ class Store:
         body = wire.unseal(oid, self.backend.read(oid, loc))
         self.counters.nodes_read += 1
         self.counters.bytes_read += len(body)
-        return decode_commit(oid, loc, body)
+        return decode_commit(oid, loc, body), len(body) + wire.CHECK_BYTES
 
     def resolve_commit(self, text: str) -> bytes:
         """The oid of a full or abbreviated commit id.
@@ -275,6 +279,8 @@ class StoreWriter:
         self._new: dict[bytes, Link] = {}
         self._blobs: dict[bytes, bytes] = {}
         self._commits: set[bytes] = set()
+        self._required: set[bytes] = set()
+        self._relied: list[tuple[Kind, bytes, bytes]] = []
         self._last_blob = 0
 
     # reading
@@ -336,6 +342,7 @@ class StoreWriter:
             loc = self.store.backend.find("node", oid)
             if loc is not None and int.from_bytes(loc, "little") < self._base:
                 self.store.counters.nodes_shared += 1
+                self._relied.append(("node", oid, loc))
                 self._rewind(mark)
                 return oid, loc
         places = (len(body) - length) // node.PLACE_BYTES
@@ -351,6 +358,8 @@ class StoreWriter:
             if loc is None or (not self._is_reserved and self._is_late(loc)):
                 loc = self._put(oid, payload, 0, "blob")
                 self._last_blob = self.mark()
+            else:
+                self._relied.append(("blob", oid, loc))
             self._blobs[oid] = loc
         return BlobRef(oid, len(data), loc)
 
@@ -365,6 +374,7 @@ class StoreWriter:
             if loc not in self._new:
                 self._refuse_later(loc)
         links = [(tree.oid, tree.loc), *((parent.oid, parent.loc) for parent in parents)]
+        self._required.update(parent.oid for parent in parents)
         body = payload
         places = 0
         if self._placed:
@@ -376,7 +386,7 @@ class StoreWriter:
     def _is_late(self, loc: bytes) -> bool:
         return bool(loc) and int.from_bytes(loc, "little") >= self._base
 
-    def _put(self, oid: bytes, body: bytes, place_count: int, kind: str | None) -> bytes:
+    def _put(self, oid: bytes, body: bytes, place_count: int, kind: Kind | None) -> bytes:
         loc = b""
         if self._placed:
             if self._is_reserved and self._next == self._end:
@@ -386,7 +396,7 @@ class StoreWriter:
                 self._ranges.append(self._base)
             loc = wire.place_of(self._next)
             self._next += 1
-        self._records.append(NewRecord(oid, body, place_count, kind))  # type: ignore[arg-type]
+        self._records.append(NewRecord(oid, body, place_count, kind))
         self._pending_bytes += len(body)
         self._new[loc or oid] = (oid, body)
         if self._is_reserved and self._pending_bytes > FLUSH_BYTES:
@@ -424,6 +434,9 @@ class StoreWriter:
     ) -> int:
         """Store the batch, move refs, set meta values and touches, in one step.
 
+        Args:
+            required: commits that must still be there, besides the parents of those in the batch.
+
         Returns:
             by how much the places moved: if not 0, locations given out before are void, and what
             they named is found again by its oid.
@@ -444,7 +457,8 @@ class StoreWriter:
         base = self._next - len(self._records) if self._placed else 0
         batch = Batch(
             records=self._records, base=base, is_reserved=self._is_reserved and self._placed,
-            refs=refs, required=[oid for oid in required if oid not in self._commits],
+            refs=refs, required=sorted(self._required.union(required) - self._commits),
+            relied=self._relied,
             meta=meta, touches=touches,
         )  # fmt: skip
         shift = self.store.backend.publish(batch)

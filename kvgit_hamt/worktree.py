@@ -71,6 +71,11 @@ class Worktree(Stage):
         """The id of the commit that its pending edits are over."""
         return self._base.oid.hex()
 
+    @property
+    def pinned_oid(self) -> bytes:
+        """The commit that gc must keep while this worktree is open."""
+        return self._base.oid
+
     def __repr__(self) -> str:
         return f"<Worktree {self._branch} at {self.base[:8]}, {len(self._pending)} pending>"
 
@@ -261,10 +266,20 @@ class Worktree(Stage):
         ]
         return Editor(writer, self._store.shape).apply(self._tree, make_run(self._store.shape, values))
 
-    def _publish(self, writer: StoreWriter, head: CommitObject, commit: CommitObject, why: str) -> None:
-        """Move the branch from ``head`` to ``commit`` and make that the base."""
+    def _publish(
+        self,
+        writer: StoreWriter,
+        head: CommitObject,
+        commit: CommitObject,
+        why: str,
+        also: Iterable[bytes] = (),
+    ) -> None:
+        """Move the branch from ``head`` to ``commit`` and make that the base.
+
+        ``also``: commits whose subtrees the new one may share, so that they must still be there.
+        """
         update = self._repo.refs.update(HEADS + self._branch, RefValue(head.oid), RefValue(commit.oid), why)
-        shift = writer.publish([update], [commit.oid, *(oid for oid, _ in commit.parents)])
+        shift = writer.publish([update], [commit.oid, *also])
         self._set_base(self._store.read_commit(commit.oid) if shift else commit)
 
     # merge
@@ -477,7 +492,7 @@ class Worktree(Stage):
         commit = history.put_commit(writer, merged.tree, (head,), meta)
         settled = merged.auto_merged_keys
         carried = history.carried_keys(self._store, (trees[0], trees[2]), settled)
-        self._publish(writer, head, commit, why)
+        self._publish(writer, head, commit, why, [step.oid for step in steps])
         return MergeResult(True, commit.oid.hex(), "three_way", settled, carried_keys=carried)
 
     # the branch as a whole

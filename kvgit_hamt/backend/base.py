@@ -6,13 +6,14 @@ reflog, and a few named meta values. It knows nothing of nodes, commits or value
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, TypeVar
 
 from kvgit_hamt.oid import OID_BYTES
 
 Kind = Literal["commit", "blob", "node"]
+T = TypeVar("T")
 
 
 class NewRecord(NamedTuple):
@@ -70,6 +71,8 @@ class Batch:
         refs: compare-and-sets, applied after the records.
         required: oids of commits that must still be stored, else CorruptionError
             (a parent may have been collected by another process).
+        relied: (kind, oid, loc) of stored objects that the batch shares because an index named them; each
+            must still be named so, else StaleBatchError (gc may have collected it).
         meta: values to set by name.
         touches: rows to set or delete.
     """
@@ -79,8 +82,28 @@ class Batch:
     is_reserved: bool = False
     refs: Sequence[RefUpdate] = ()
     required: Sequence[bytes] = ()
+    relied: Sequence[tuple[Kind, bytes, bytes]] = ()
     meta: Mapping[str, bytes] = field(default_factory=dict)
     touches: Sequence[Touch] = ()
+
+
+class Sweep(Protocol):
+    """Deletions, in one write transaction: nobody publishes while it is open.
+
+    Attributes:
+        version: see ``Backend.version``, as it is now.
+    """
+
+    version: int
+
+    def delete_record(self, location: bytes) -> bool:
+        """Delete a record by its place, or by its oid on backends without places; False if it is gone."""
+
+    def delete_index(self, kind: Kind, oid: bytes, loc: bytes) -> None:
+        """Delete an index entry if it still names this location."""
+
+    def trim_reflog(self, name: str, keep: int) -> None:
+        """Keep only the newest ``keep`` entries of a ref's reflog."""
 
 
 class Backend(Protocol):
@@ -135,6 +158,7 @@ class Backend(Protocol):
         Raises:
             BranchMovedError: a ref did not hold its ``old`` value. Nothing was stored.
             CorruptionError: a required commit is gone. Nothing was stored.
+            StaleBatchError: an object that the batch relies on is gone. Nothing was stored; run again.
             StoreFullError, ReadOnlyError, StoreReplacedError: nothing was stored.
             OutcomeUnknownError: an I/O error, and reading back could not settle the outcome.
         """
@@ -159,6 +183,22 @@ class Backend(Protocol):
 
     def iterate_records(self) -> Iterator[tuple[bytes, bytes]]:
         """(loc or oid, sealed record) of all records, in storage order."""
+
+    def version(self) -> int:
+        """A number that grows with every publish and sweep, whoever does it."""
+
+    def list_index(self, kind: Kind, after: bytes, limit: int) -> list[tuple[bytes, bytes]]:
+        """Up to ``limit`` (oid, loc) of an index, in order of oids, from the first past ``after``."""
+
+    def list_records(self, after: bytes, limit: int) -> list[tuple[bytes, int]]:
+        """Up to ``limit`` (place or oid, bytes of the record), in order, from the first past ``after``."""
+
+    def sweep(self, action: Callable[[Sweep], T]) -> tuple[T, int]:
+        """Run deletions in one write transaction: what the action returned, and the version after it.
+
+        The action may read through the backend, and may be run again from the start. If it raises,
+        nothing is deleted.
+        """
 
     def stats(self) -> dict[str, int]:
         """``record_count``, ``file_bytes`` and what else the backend knows, as integers."""

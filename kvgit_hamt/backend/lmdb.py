@@ -19,11 +19,12 @@ import os
 import struct
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from typing import Any, NoReturn, TypeVar
 
 import lmdb
 
-from kvgit_hamt.backend.base import Batch, Kind, NewRecord, RefUpdate, oid_floor
+from kvgit_hamt.backend.base import Batch, Kind, NewRecord, RefUpdate, Sweep, oid_floor
 from kvgit_hamt.backend.lmdb_env import (
     Options,
     Session,
@@ -47,6 +48,7 @@ from kvgit_hamt.backend.lmdb_state import (
     read_touches,
     unprotect,
 )
+from kvgit_hamt.backend.lmdb_sweep import LmdbSweep, index_of, list_index, list_records
 from kvgit_hamt.errors import (
     BackendError,
     BranchMovedError,
@@ -55,6 +57,7 @@ from kvgit_hamt.errors import (
     KvgitHamtError,
     OutcomeUnknownError,
     ReadOnlyError,
+    StaleBatchError,
     StoreFullError,
 )
 from kvgit_hamt.wire import place_of, seal, shift_places
@@ -63,7 +66,7 @@ T = TypeVar("T")
 _Txn = Any  # lmdb.Transaction[bytes]; its stubs are not part of every installation
 
 ATTEMPTS = 64  # of one call: growth doubles the map, so 64 reach any size
-CHUNK_RECORDS = 256  # read in one transaction while iterating, so that no long reader pins pages
+CHUNK_RECORDS = 256  # read in one transaction while iterating (no long reader pins pages), put in one call
 CHUNK_BYTES = 1 << 20
 _SEQUENCE = struct.Struct(">Q")
 _LAST_SEQUENCE = b"\xff" * 8
@@ -176,7 +179,7 @@ class LmdbBackend:
 
     def find(self, kind: Kind, oid: bytes) -> bytes | None:
         """The place of an indexed object, None when there is none."""
-        found: bytes | None = self._view(lambda txn, tables: txn.get(oid, None, _index_of(tables, kind)))
+        found: bytes | None = self._view(lambda txn, tables: txn.get(oid, None, index_of(tables, kind)))
         return found
 
     def find_abbreviated(self, prefix: str, limit: int = 2) -> list[bytes]:
@@ -345,6 +348,30 @@ class LmdbBackend:
 
         self._write(action)
 
+    # collecting
+
+    def version(self) -> int:
+        """How many write transactions there were."""
+        return self._view(read_state).counter
+
+    def list_index(self, kind: Kind, after: bytes, limit: int) -> list[tuple[bytes, bytes]]:
+        """Up to ``limit`` (oid, place) of an index past ``after``."""
+        return self._view(lambda txn, tables: list_index(txn, index_of(tables, kind), after, limit))
+
+    def list_records(self, after: bytes, limit: int) -> list[tuple[bytes, int]]:
+        """Up to ``limit`` (place, bytes of the record) past ``after``."""
+        return self._view(lambda txn, tables: list_records(txn, tables, after, limit))
+
+    def sweep(self, action: Callable[[Sweep], T]) -> tuple[T, int]:
+        """Run deletions in one write transaction. See ``Backend.sweep``."""
+
+        def write(txn: _Txn, tables: Tables, state: State) -> tuple[State, tuple[T, int]]:
+            return state, (action(LmdbSweep(txn, tables, state.counter)), state.counter + 1)
+
+        return self._write(write)
+
+    # the write transaction
+
     def _write(self, action: Callable[[_Txn, Tables, State], tuple[State, T]]) -> T:
         """Run an action in one write transaction. It must bear being run again: the map may have to grow."""
         if self._is_readonly:
@@ -471,12 +498,6 @@ def _text(key: bytes) -> str:
         raise CorruptionError(f"ref name {key!r} is damaged") from error
 
 
-def _index_of(tables: Tables, kind: Kind) -> Any:
-    if kind == "commit":
-        return tables.commits
-    return tables.blobs if kind == "blob" else tables.nodes
-
-
 # --- the write transaction ----------------------------------------------------------------------
 
 
@@ -485,6 +506,9 @@ def _apply(txn: _Txn, tables: Tables, state: State, batch: Batch) -> tuple[State
     for oid in batch.required:
         if txn.get(oid, None, tables.commits) is None:
             raise CorruptionError(f"commit {oid.hex()} is gone; nothing was stored")
+    for kind, oid, loc in batch.relied:
+        if txn.get(oid, None, index_of(tables, kind)) != loc:
+            raise StaleBatchError("something that this change shares was collected; nothing was stored")
     refs_sum = state.refs_sum
     for update in batch.refs:
         refs_sum += _move_ref(txn, tables, update)
@@ -547,7 +571,11 @@ def _append_records(txn: _Txn, tables: Tables, batch: Batch, first: int) -> None
     with txn.cursor(tables.records) as cursor:
         is_last = not cursor.last() or int.from_bytes(cursor.key(), "little") < first
         items = _sealed(batch.records, batch.base, first)
-        _, added = cursor.putmulti(items, dupdata=False, overwrite=False, append=is_last)
+        added = 0
+        # In lists, so that no Python code runs inside putmulti: a signal handler that forks there would
+        # close the environment under its feet.
+        while part := list(islice(items, CHUNK_RECORDS)):
+            added += cursor.putmulti(part, dupdata=False, overwrite=False, append=is_last)[1]
     if added != len(batch.records):
         raise CorruptionError(f"places from {first} on hold records already; nothing was stored")
 
@@ -565,4 +593,4 @@ def _enter_records(txn: _Txn, tables: Tables, records: Sequence[NewRecord], firs
     for place, (oid, _, _, kind) in enumerate(records, first):
         if kind is not None:
             # A blob or node that is there already stays where it is: others link to it.
-            txn.put(oid, place_of(place), overwrite=kind == "commit", db=_index_of(tables, kind))
+            txn.put(oid, place_of(place), overwrite=kind == "commit", db=index_of(tables, kind))

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_left, insort
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TypeVar
 
-from kvgit_hamt.backend.base import Batch, Kind, RefUpdate, oid_floor
-from kvgit_hamt.errors import BranchMovedError, ClosedError, CorruptionError
+from kvgit_hamt.backend.base import Batch, Kind, RefUpdate, Sweep, oid_floor
+from kvgit_hamt.errors import BranchMovedError, ClosedError, CorruptionError, StaleBatchError
 from kvgit_hamt.wire import seal
+
+T = TypeVar("T")
 
 
 class MemoryBackend:
@@ -28,6 +31,7 @@ class MemoryBackend:
         self._refs: dict[str, bytes] = {}
         self._reflog: dict[str, list[bytes]] = {}
         self._meta: dict[str, bytes] = {}
+        self._version = 0
         self._touches: dict[str, dict[bytes, int]] = {}
 
     def _check_open(self) -> None:
@@ -91,9 +95,13 @@ class MemoryBackend:
             for oid in batch.required:
                 if oid not in self._index["commit"]:
                     raise CorruptionError(f"commit {oid.hex()} is gone; nothing was stored")
+            for kind, oid, _ in batch.relied:
+                if oid not in self._index[kind]:
+                    raise StaleBatchError("something this change shares was collected; nothing was stored")
             refs = dict(self._refs)
             for update in batch.refs:
                 _move(refs, update)
+            self._version += 1
             for record in batch.records:
                 self._records.setdefault(record.oid, seal(record.oid, record.body))
                 self._enter(record.kind, record.oid)
@@ -163,6 +171,44 @@ class MemoryBackend:
             if record is not None:
                 yield oid, record
 
+    def version(self) -> int:
+        """How many publishes and sweeps there were."""
+        self._check_open()
+        return self._version
+
+    def list_index(self, kind: Kind, after: bytes, limit: int) -> list[tuple[bytes, bytes]]:
+        """Up to ``limit`` (oid, b"") of an index past ``after``. Cost: sorts the index."""
+        self._check_open()
+        with self._lock:
+            return [(oid, b"") for oid in sorted(o for o in self._index[kind] if o > after)[:limit]]
+
+    def list_records(self, after: bytes, limit: int) -> list[tuple[bytes, int]]:
+        """Up to ``limit`` (oid, bytes of the record) past ``after``. Cost: sorts the records."""
+        self._check_open()
+        with self._lock:
+            oids = sorted(oid for oid in self._records if oid > after)[:limit]
+            return [(oid, len(self._records[oid])) for oid in oids]
+
+    def sweep(self, action: Callable[[Sweep], T]) -> tuple[T, int]:
+        """Run deletions under the lock; if the action raises, nothing is deleted."""
+        with self._lock:
+            self._check_open()
+            deletions = _Deletions(self._version, self._records)
+            result = action(deletions)
+            for oid in deletions.records:
+                self._records.pop(oid, None)
+            for kind, oid in deletions.index:
+                self._index[kind].discard(oid)
+                if kind == "commit":
+                    self._commits = [other for other in self._commits if other != oid]
+            for name, keep in deletions.reflogs.items():
+                entries = self._reflog.get(name, [])
+                self._reflog[name] = entries[len(entries) - keep :] if keep else []
+                if not self._reflog[name]:
+                    del self._reflog[name]
+            self._version += 1
+            return result, self._version
+
     def stats(self) -> dict[str, int]:
         """Counts of records, commits and refs; ``file_bytes`` is 0."""
         self._check_open()
@@ -191,3 +237,29 @@ def _move(refs: dict[str, bytes], update: RefUpdate) -> None:
         refs.pop(update.name, None)
     else:
         refs[update.name] = update.new
+
+
+class _Deletions:
+    """Collects what a sweep deletes, so that one that fails deletes nothing."""
+
+    def __init__(self, version: int, records: Mapping[bytes, bytes]) -> None:
+        self.version = version
+        self.records: set[bytes] = set()
+        self.index: list[tuple[Kind, bytes]] = []
+        self.reflogs: dict[str, int] = {}
+        self._there = records
+
+    def delete_record(self, location: bytes) -> bool:
+        """Delete a record by its oid; False if it is gone."""
+        if location not in self._there or location in self.records:
+            return False
+        self.records.add(location)
+        return True
+
+    def delete_index(self, kind: Kind, oid: bytes, loc: bytes) -> None:
+        """Delete an index entry."""
+        self.index.append((kind, oid))
+
+    def trim_reflog(self, name: str, keep: int) -> None:
+        """Keep only the newest ``keep`` entries of a ref's reflog."""
+        self.reflogs[name] = keep
