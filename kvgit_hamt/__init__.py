@@ -4,6 +4,8 @@ Every commit is the root of a canonical Merkle HAMT in LMDB: branches share stru
 merge read only where trees differ.
 """
 
+from typing import TYPE_CHECKING as _TYPE_CHECKING
+
 from kvgit_hamt.codec import Codec
 from kvgit_hamt.errors import (
     AmbiguousCommitError,
@@ -13,6 +15,7 @@ from kvgit_hamt.errors import (
     BranchNotFoundError,
     ClosedError,
     CommitNotFoundError,
+    ConcurrencyError,
     ConflictError,
     CorruptionError,
     DecodeError,
@@ -51,7 +54,7 @@ from kvgit_hamt.mergefns import (
     theirs,
 )
 from kvgit_hamt.path import Shape
-from kvgit_hamt.policy import DELETE, OURS, THEIRS, MergeChoice, MergePolicy
+from kvgit_hamt.policy import DELETE, OURS, THEIRS, MergeChoice, MergeFn, MergePolicy
 from kvgit_hamt.repo import Repo, open
 from kvgit_hamt.results import (
     Change,
@@ -65,7 +68,48 @@ from kvgit_hamt.results import (
 from kvgit_hamt.snapshot import Snapshot
 from kvgit_hamt.worktree import Worktree
 
+# Last, since importing the engine's module of that name has bound it.
+from kvgit_hamt.classic.factory import store  # isort: skip
+
+if _TYPE_CHECKING:
+    from kvgit_hamt.classic.composite import Composite
+    from kvgit_hamt.classic.disk import Disk
+    from kvgit_hamt.classic.gcversioned import GCVersioned
+    from kvgit_hamt.classic.kvstore import KVStore, Memory
+    from kvgit_hamt.classic.live import Live
+    from kvgit_hamt.classic.namespaced import Namespaced
+    from kvgit_hamt.classic.results import DiffResult, RebaseResult
+    from kvgit_hamt.classic.staged import Staged
+    from kvgit_hamt.classic.versioned import Versioned
+
 __version__ = "0.1.0"
+
+# The classic door's names and their modules, imported when first asked for: who does not use them does
+# not pay for them.
+_CLASSIC = {
+    "Composite": "composite",
+    "DiffResult": "results",
+    "Disk": "disk",
+    "GCVersioned": "gcversioned",
+    "KVStore": "kvstore",
+    "Live": "live",
+    "Memory": "kvstore",
+    "Namespaced": "namespaced",
+    "RebaseResult": "results",
+    "Staged": "staged",
+    "Versioned": "versioned",
+}
+
+
+def __getattr__(name: str) -> object:
+    module = _CLASSIC.get(name)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    found = globals()[name] = getattr(import_module(f"kvgit_hamt.classic.{module}"), name)
+    return found
+
 
 __all__ = [
     "DELETE",
@@ -81,33 +125,45 @@ __all__ = [
     "Codec",
     "Commit",
     "CommitNotFoundError",
+    "Composite",
+    "ConcurrencyError",
     "Conflict",
     "ConflictError",
     "CorruptionError",
     "DecodeError",
+    "DiffResult",
     "DiffStat",
+    "Disk",
     "EncodeError",
     "ExistsError",
     "ForkedError",
     "FormatVersionError",
+    "GCVersioned",
     "InvalidInputError",
     "InvalidKeyError",
     "InvalidNameError",
+    "KVStore",
     "KeyTypeError",
     "KvgitHamtError",
+    "Live",
     "LockedError",
+    "Memory",
     "MergeChoice",
     "MergeConflict",
+    "MergeFn",
     "MergePolicy",
     "MergeResult",
+    "Namespaced",
     "NotFoundError",
     "OutcomeUnknownError",
     "PendingChangesError",
     "ReadOnlyError",
+    "RebaseResult",
     "ReflogEntry",
     "Repo",
     "Shape",
     "Snapshot",
+    "Staged",
     "StateError",
     "Status",
     "StoreFullError",
@@ -115,6 +171,7 @@ __all__ = [
     "StoreRolledBackError",
     "TagExistsError",
     "TagNotFoundError",
+    "Versioned",
     "Worktree",
     "append_only_list",
     "counter",
@@ -125,6 +182,7 @@ __all__ = [
     "open",
     "ours",
     "set_union",
+    "store",
     "text_merge",
     "theirs",
 ]

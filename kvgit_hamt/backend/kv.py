@@ -1,0 +1,369 @@
+"""A backend over any key-value store from str to bytes: the user's own.
+
+| key (after ``PREFIX``) | value |
+|---|---|
+| ``refs`` | the root: refs, meta values and heads of the reflogs, as one sealed msgpack map |
+| ``o/`` oid in hex | one byte for its index, then the sealed record |
+| ``l/`` digest in hex | a reflog entry: (digest of the one before, name, entry) |
+| ``t/`` table ``/`` 32 hex digits | a touch: counter (u64), check |
+
+Everything but the root never changes under its key (touches apart, which are advice), so a cache in
+front of the store may keep it; the root alone is compared and set, and must be read fresh.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final, Protocol, TypeVar
+
+from kvgit_hamt import wire
+from kvgit_hamt.backend.base import Batch, Kind, RefUpdate, oid_floor
+from kvgit_hamt.errors import (
+    BackendError,
+    BranchMovedError,
+    ClosedError,
+    CorruptionError,
+    FormatVersionError,
+    KvgitHamtError,
+    OutcomeUnknownError,
+)
+from kvgit_hamt.oid import OID_BYTES, oid_of
+
+PREFIX: Final = "kvgit_hamt/"
+ROOT_KEY: Final = PREFIX + "refs"
+LAYOUT: Final = 1  # of the keys above; another number is refused
+METHODS: Final = (
+    "get", "set", "get_many", "set_many", "items", "keys", "__contains__", "remove", "remove_many", "cas",
+    "clear",
+)  # fmt: skip
+ATTEMPTS: Final = 10_000  # lost races for the root, which each mean that somebody else's publish went through
+_OBJECT: Final = PREFIX + "o/"
+_LOG: Final = PREFIX + "l/"
+_TOUCH: Final = PREFIX + "t/"
+_ROOT_OID: Final = oid_of(ROOT_KEY.encode())  # what the check over the root is seeded from
+_NUMBER: Final = struct.Struct("<Q")
+_KINDS: Final[dict[Kind | None, bytes]] = {None: b"-", "commit": b"c", "blob": b"b", "node": b"n"}
+T = TypeVar("T")
+
+
+class KeyValueStore(Protocol):
+    """What the adapter asks of a store. Values are bytes; a missing key reads as None."""
+
+    def get(self, key: str, /) -> bytes | None:
+        """The value of a key, None if it is absent."""
+
+    def get_many(self, *keys: str) -> Mapping[str, bytes]:
+        """The values of those keys that are present."""
+
+    def set_many(self, **items: bytes) -> None:
+        """Set several keys."""
+
+    def keys(self) -> Iterable[str]:
+        """All keys."""
+
+    def __contains__(self, key: str, /) -> bool: ...
+
+    def remove_many(self, *keys: str) -> None:
+        """Remove keys; absent ones are ignored."""
+
+    def cas(self, key: str, value: bytes, expected: bytes | None) -> bool:
+        """Set a key if it holds ``expected`` (None: if it is absent); whether it did."""
+
+
+class KvBackend:
+    """Records, refs and reflog in a key-value store, addressed by oid.
+
+    Calls to the store are made one at a time, so it need not be safe for threads unless others use
+    it too. All refs lie under one key: a publish writes its records, then swaps that key by
+    ``cas``, so several refs move in one step; what a lost race leaves behind is unreachable.
+
+    Raises:
+        TypeError: the store lacks methods; the message names them.
+    """
+
+    placed = False
+
+    def __init__(self, store: KeyValueStore) -> None:
+        missing = [name for name in METHODS if not callable(getattr(store, name, None))]
+        if missing:
+            raise TypeError(
+                f"{type(store).__name__} is no key-value store: it has no {', '.join(missing)} (see KVStore)"
+            )
+        self.kvstore = store
+        self._lock = threading.RLock()
+        self._is_closed = False
+        self._seen: tuple[bytes, _Root] | None = None  # the root as last read
+
+    def _call(self, what: str, fn: Callable[..., T], *args: Any, **more: Any) -> T:
+        """Call into the user's store; what it raises comes out as BackendError."""
+        with self._lock:
+            if self._is_closed:
+                raise ClosedError("the backend was closed")
+            try:
+                return fn(*args, **more)
+            except KvgitHamtError:
+                raise
+            except Exception as error:
+                kind = type(self.kvstore).__name__
+                raise BackendError(f"{kind} failed to {what}: {type(error).__name__}: {error}") from error
+
+    def _get(self, key: str) -> bytes | None:
+        value = self._call("read", self.kvstore.get, key)
+        if value is not None and not isinstance(value, bytes):
+            raise BackendError(f"{type(self.kvstore).__name__}.get gave {type(value).__name__}, not bytes")
+        return value
+
+    def _keys(self, prefix: str) -> list[str]:
+        keys = self._call("list its keys", lambda: list(self.kvstore.keys()))
+        return [key for key in keys if key.startswith(prefix)]
+
+    def _read_root(self) -> tuple[bytes | None, _Root]:
+        raw = self._get(ROOT_KEY)
+        if raw is None:
+            return None, _Root({}, {}, {})
+        if self._seen is None or self._seen[0] != raw:
+            self._seen = raw, _Root.decode(raw)
+        return raw, self._seen[1]
+
+    # reading
+
+    def read(self, oid: bytes, loc: bytes) -> bytes | None:
+        """The sealed record, or None when it is not there."""
+        value = self._get(_OBJECT + oid.hex())
+        return None if value is None else value[1:]
+
+    def read_many(self, links: Sequence[tuple[bytes, bytes]]) -> list[bytes | None]:
+        """Records of many (oid, loc), in order."""
+        names = [_OBJECT + oid.hex() for oid, _ in links]
+        found = self._call("read", self.kvstore.get_many, *names)
+        values = [found.get(name) for name in names]
+        return [None if value is None else value[1:] for value in values]
+
+    def find(self, kind: Kind, oid: bytes) -> bytes | None:
+        """``b""`` when the object is indexed under ``kind``, else None."""
+        key = _OBJECT + oid.hex()
+        if not self._call("read", self.kvstore.__contains__, key):
+            return None
+        value = self._get(key)
+        return b"" if value is not None and value[:1] == _KINDS[kind] else None
+
+    def find_abbreviated(self, prefix: str, limit: int = 2) -> list[bytes]:
+        """Oids of up to ``limit`` commits whose hex id starts with ``prefix``, in order.
+
+        Cost: one read for a whole id, else the list of all keys.
+        """
+        if oid_floor(prefix) is None:
+            self._call("read", bool)
+            return []
+        if len(prefix) == 2 * OID_BYTES:
+            oid = bytes.fromhex(prefix)
+            return [oid][:limit] if self.find("commit", oid) is not None else []
+        found: list[bytes] = []
+        for key in sorted(self._keys(_OBJECT + prefix)):
+            if len(found) == limit:
+                break
+            oid = bytes.fromhex(key[len(_OBJECT) :])
+            if self.find("commit", oid) is not None:
+                found.append(oid)
+        return found
+
+    def next_place(self) -> int:
+        """Always 0: records are addressed by oid."""
+        return int(self._call("read", bool))
+
+    def reserve(self, count: int) -> int:
+        """Always 0: there are no places to take."""
+        return self.next_place()
+
+    def release(self, first: int) -> None:
+        """Nothing to give up."""
+
+    def pending_floor(self) -> int | None:
+        """Always None: nothing is ever pending."""
+        self.next_place()
+        return None
+
+    def get_ref(self, name: str) -> bytes | None:
+        """The encoded value of one ref."""
+        return self._read_root()[1].refs.get(name)
+
+    def list_refs(self, prefix: str) -> list[tuple[str, bytes]]:
+        """(name, encoded value) of all refs whose name starts with ``prefix``, by name."""
+        refs = self._read_root()[1].refs
+        return [(name, refs[name]) for name in sorted(refs) if name.startswith(prefix)]
+
+    def read_reflog(self, name: str, limit: int | None = None) -> list[bytes]:
+        """Encoded reflog entries of a ref, newest first. Cost: a read each."""
+        found: list[bytes] = []
+        digest = self._read_root()[1].logs.get(name)
+        while digest is not None and (limit is None or len(found) < limit):
+            raw = self._get(_LOG + digest.hex())
+            if raw is None or oid_of(raw) != digest:
+                raise CorruptionError(f"an entry in the reflog of {name} is missing or damaged")
+            digest, _, entry = wire.unpack(raw, f"reflog of {name}")
+            found.append(entry)
+        return found
+
+    def reflog_names(self) -> list[str]:
+        """Names that have reflog entries, deleted refs among them, in order."""
+        return sorted(self._read_root()[1].logs)
+
+    def get_meta(self, name: str) -> bytes | None:
+        """A meta value."""
+        return self._read_root()[1].meta.get(name)
+
+    def read_touches(self, table: str) -> dict[bytes, int]:
+        """All rows of a table of touches. Cost: the list of all keys of the store."""
+        start = _TOUCH + table + "/"
+        names = [key for key in self._keys(start) if len(key) == len(start) + 32]
+        rows = self._call("read", self.kvstore.get_many, *names)
+        found = {}
+        for name, value in rows.items():
+            key = bytes.fromhex(name[len(start) :])
+            (found[key],) = _NUMBER.unpack(wire.unseal(key, value))
+        return found
+
+    def iterate_records(self) -> Iterator[tuple[bytes, bytes]]:
+        """(oid, sealed record) of the records there were at the start, in the store's order of keys."""
+        for key in self._keys(_OBJECT):
+            value = self._get(key)
+            if value is not None:
+                yield bytes.fromhex(key[len(_OBJECT) :]), value[1:]
+
+    def stats(self) -> dict[str, int]:
+        """Counts of records and refs; ``file_bytes`` is 0. Cost: the list of all keys."""
+        count = len(self._keys(_OBJECT))
+        return {"record_count": count, "ref_count": len(self._read_root()[1].refs), "file_bytes": 0}
+
+    # writing
+
+    def publish(self, batch: Batch) -> int:
+        """Store a batch: records first, then all refs in one ``cas``. Returns 0.
+
+        A crash in between leaves records that no ref names; they are stored again or collected.
+        """
+        self.next_place()
+        if not (batch.records or batch.refs or batch.required or batch.meta or batch.touches):
+            return 0
+        written = False
+        for attempt in range(ATTEMPTS):
+            raw, root = self._read_root()
+            moved = self._checked(batch, root)
+            after, logs = moved.with_batch(batch)
+            items = dict(logs)
+            if not written:
+                items.update(_items_of(batch))
+            if items:
+                self._call("write", self.kvstore.set_many, **items)
+                written = True
+            if (after.refs, after.logs, after.meta) == (root.refs, root.logs, root.meta):
+                break
+            if self._swap(raw, after.encode()):
+                break
+            time.sleep(random.random() * min(0.05, 0.0005 * attempt))
+        else:
+            raise BackendError(f"{ATTEMPTS} attempts to move refs were lost to others; nothing was moved")
+        gone = [_touch_key(row.table, row.key) for row in batch.touches if row.number is None]
+        if gone:
+            self._call("remove", self.kvstore.remove_many, *gone)
+        return 0
+
+    def _checked(self, batch: Batch, root: _Root) -> _Root:
+        """The root, if the batch may be stored on it."""
+        for oid in batch.required:
+            if self.find("commit", oid) is None:
+                raise CorruptionError(f"commit {oid.hex()} is gone; nothing was stored")
+        refs = dict(root.refs)
+        for update in batch.refs:
+            _move(refs, update)
+        return _Root(refs, root.logs, root.meta)
+
+    def _swap(self, raw: bytes | None, new: bytes) -> bool:
+        try:
+            return bool(self._call("compare and set", self.kvstore.cas, ROOT_KEY, new, raw))
+        except BackendError as error:
+            try:
+                found = self._get(ROOT_KEY)
+            except BackendError as second:
+                raise OutcomeUnknownError(
+                    f"{error}; reading back failed too ({second}): compare the ref"
+                ) from error
+            if found == new:
+                return True
+            if found == raw:
+                raise
+            raise OutcomeUnknownError(f"{error}; others have written since: compare the ref") from error
+
+    def close(self) -> None:
+        """Let go of the store, which stays open; a second call does nothing."""
+        with self._lock:
+            self._is_closed = True
+            self._seen = None
+
+
+class _Root:
+    """The refs, the newest reflog entry of each name, and the meta values."""
+
+    __slots__ = ("logs", "meta", "refs")
+
+    def __init__(
+        self, refs: Mapping[str, bytes], logs: Mapping[str, bytes], meta: Mapping[str, bytes]
+    ) -> None:
+        self.refs = refs
+        self.logs = logs
+        self.meta = meta
+
+    @classmethod
+    def decode(cls, raw: bytes) -> _Root:
+        try:
+            body = wire.unseal(_ROOT_OID, raw)
+        except CorruptionError as error:
+            raise CorruptionError("the refs are damaged: their stored bytes fail the check") from error
+        fields = wire.unpack(body, "the refs")
+        if not isinstance(fields, list) or not fields or fields[0] != LAYOUT:
+            raise FormatVersionError(f"the refs are not of layout {LAYOUT}, which this version reads")
+        _, _, refs, logs, meta = fields
+        return cls(refs, logs, meta)
+
+    def encode(self) -> bytes:
+        """With 8 random bytes, so that no two roots are equal and a ``cas`` cannot mistake one."""
+        fields = [LAYOUT, os.urandom(8), dict(self.refs), dict(self.logs), dict(self.meta)]
+        return wire.seal(_ROOT_OID, wire.pack(fields))
+
+    def with_batch(self, batch: Batch) -> tuple[_Root, dict[str, bytes]]:
+        """The root after a batch whose refs have moved already, and the reflog entries to store."""
+        logs = dict(self.logs)
+        entries: dict[str, bytes] = {}
+        for update in batch.refs:
+            if update.log is not None:
+                raw = wire.pack([logs.get(update.name), update.name, update.log])
+                logs[update.name] = oid_of(raw)
+                entries[_LOG + logs[update.name].hex()] = raw
+        return _Root(self.refs, logs, {**self.meta, **batch.meta}), entries
+
+
+def _items_of(batch: Batch) -> dict[str, bytes]:
+    items = {_OBJECT + oid.hex(): _KINDS[kind] + wire.seal(oid, body) for oid, body, _, kind in batch.records}
+    for table, key, number in batch.touches:
+        if number is not None:
+            items[_touch_key(table, key)] = wire.seal(key, _NUMBER.pack(number))
+    return items
+
+
+def _touch_key(table: str, key: bytes) -> str:
+    return f"{_TOUCH}{table}/{key.hex()}"
+
+
+def _move(refs: dict[str, bytes], update: RefUpdate) -> None:
+    actual = refs.get(update.name)
+    if actual != update.old:
+        raise BranchMovedError(update.name, actual)
+    if update.new is None:
+        refs.pop(update.name, None)
+    else:
+        refs[update.name] = update.new
