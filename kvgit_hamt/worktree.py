@@ -1,288 +1,30 @@
-"""A writable view of one branch: pending edits over its head, commit, and merge."""
+"""A writable view of one branch: pending edits, commit, merge, cherry-pick and revert."""
 
 from __future__ import annotations
 
-import random
-import time as clock
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from datetime import datetime
-from itertools import islice
-from typing import TYPE_CHECKING, Any, Final, Literal, cast
+from collections.abc import Callable, Mapping
+from typing import Any
 
-from kvgit_hamt import bulk, graph, hamt, history
-from kvgit_hamt.errors import (
-    BranchMovedError,
-    InvalidInputError,
-    MergeConflict,
-    PendingChangesError,
-    StaleBatchError,
-)
-from kvgit_hamt.hamt import Editor, Tree
+from kvgit_hamt import graph, history
+from kvgit_hamt.branch_stage import BranchStage, OnConflict, When, check_choice, conflict_error
+from kvgit_hamt.errors import BranchMovedError, InvalidInputError, StaleBatchError
+from kvgit_hamt.hamt import Tree
 from kvgit_hamt.history import CommitMeta
-from kvgit_hamt.node import BlobRef, Value
-from kvgit_hamt.objects import CommitObject, RefValue
-from kvgit_hamt.path import MAX_KEY_BYTES
+from kvgit_hamt.objects import CommitObject
 from kvgit_hamt.policy import MergePolicy, MergeRule
-from kvgit_hamt.refs import HEADS, to_us
-from kvgit_hamt.results import Conflict, MergeResult, Side
-from kvgit_hamt.run import make_run
-from kvgit_hamt.snapshot import Snapshot, encode_key, encode_keys
-from kvgit_hamt.stage import Stage
-from kvgit_hamt.store import ObjectReader, Store, StoreWriter
+from kvgit_hamt.results import MergeResult
+from kvgit_hamt.snapshot import Snapshot
+from kvgit_hamt.store import StoreWriter
 
-if TYPE_CHECKING:
-    from typing_extensions import Self
-
-    from kvgit_hamt.repo import Repo
-
-When = datetime | float | None | Literal["now"]
-OnMoved = Literal["merge", "raise"]
-OnConflict = Literal["raise", "abandon"]
 PostCheck = Callable[[Snapshot], object]
-LOAD_STEP: Final = 4_096  # entries encoded at a time in a bulk load
 
 
-class Worktree(Stage):
+class Worktree(BranchStage):
     """A mapping over a branch's head, with edits that stay pending until ``commit``.
 
     Several worktrees may hold one branch; each sees the head it opened at until it commits,
     merges, resets or refreshes. A worktree belongs to one thread at a time.
     """
-
-    def __init__(self, repo: Repo, branch: str, head: CommitObject, policy: MergePolicy) -> None:
-        super().__init__(repo.codec)
-        self._repo = repo
-        self._owner = repo
-        self._store: Store = repo.store
-        self.owns_repo = False
-        self._branch = branch
-        self._policy = policy
-        self._set_base(head)
-
-    # what it is
-
-    @property
-    def branch(self) -> str:
-        """The name of its branch."""
-        return self._branch
-
-    @property
-    def base(self) -> str:
-        """The id of the commit that its pending edits are over."""
-        return self._base.oid.hex()
-
-    @property
-    def pinned_oid(self) -> bytes:
-        """The commit that gc must keep while this worktree is open."""
-        return self._base.oid
-
-    def __repr__(self) -> str:
-        return f"<Worktree {self._branch} at {self.base[:8]}, {len(self._pending)} pending>"
-
-    def _set_base(self, commit: CommitObject) -> None:
-        self._base = commit
-        self._set_tree(Tree(*commit.tree))
-
-    @property
-    def repo(self) -> Repo:
-        """The repository it belongs to."""
-        return self._repo
-
-    def close(self) -> None:
-        """Drop pending edits; closes the repository too if ``open`` made it for this worktree."""
-        self._is_closed = True
-        self._pending.clear()
-        if self.owns_repo:
-            self._repo.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
-
-    def refresh(self) -> str:
-        """Move to the branch's head as it is now, keeping pending edits; the head's id.
-
-        Raises:
-            MergeConflict: somebody changed a key that has a pending edit here. Nothing was
-                changed: commit (which merges) or discard those keys.
-        """
-        self._check_open()
-        head = self._repo.read_head(self._branch)
-        if head.oid == self._base.oid:
-            return self.base
-        clashes = self._clashes(self._store, Tree(*head.tree), self._pending)
-        if clashes:
-            raise MergeConflict([clash.key for clash in clashes], conflicts=clashes)
-        self._set_base(head)
-        return self.base
-
-    def _clashes(
-        self, reader: ObjectReader, tree: Tree, pending: Mapping[bytes, bytes | None]
-    ) -> list[Conflict]:
-        """The pending edits of keys that ``tree`` has otherwise than the base, and than the edit."""
-        clashes = []
-        for key, mine in pending.items():
-            values = [hamt.get(reader, reader.shape, t, key) for t in (self._tree, tree)]
-            if values[0] != values[1]:
-                old, theirs = (None if v is None else reader.load_value(v) for v in values)
-                if theirs != mine:
-                    clashes.append(self._conflict(key, (old, mine, theirs)))
-        return sorted(clashes, key=lambda clash: clash.key)
-
-    def _conflict(self, key: bytes, sides: tuple[bytes | None, bytes | None, bytes | None]) -> Conflict:
-        text = key.decode()
-        decoded = [None if side is None else self._codec.decode_for(text, side) for side in sides]
-        base, ours, theirs = decoded
-        names: tuple[Side, ...] = ("base", "ours", "theirs")
-        absent = frozenset(name for name, side in zip(names, sides, strict=True) if side is None)
-        return Conflict(text, base, ours, theirs, absent=absent)
-
-    # commit
-
-    def commit(  # noqa: PLR0913 (the contract's names)
-        self,
-        *,
-        keys: Iterable[str] | None = None,
-        info: Mapping[str, Any] | None = None,
-        time: When = "now",
-        on_moved: OnMoved = "merge",
-        on_conflict: OnConflict = "raise",
-        merge_fns: Mapping[str, MergeRule] | None = None,
-        merge_prefixes: Mapping[str, MergeRule] | None = None,
-        default_merge: MergeRule | None = None,
-    ) -> MergeResult:
-        """Store the pending edits as a commit and move the branch to it.
-
-        If the branch has moved since, the edits become a commit of their own and are merged with
-        the new head (parents: that head, then ours); a race that is lost is run again.
-
-        Args:
-            keys: commit the pending edits of these keys only; the others stay pending. When the
-                branch has moved, those that clash with what it has now are conflicts too.
-            info: plain data kept in the commit; alone it makes a commit too.
-            time: a datetime, seconds since 1970, or None for an id that follows the content alone.
-            on_moved: "raise" gives BranchMovedError instead of merging.
-            on_conflict: "abandon" returns a false result instead of raising.
-            merge_fns, merge_prefixes, default_merge: rules before those of worktree and repo.
-
-        Returns:
-            MergeResult: "no_op" when there is nothing to store, "fast_forward", or "three_way".
-
-        Raises:
-            MergeConflict, BranchMovedError, BackendError: the edits are still pending.
-            BranchNotFoundError: the branch was deleted meanwhile.
-
-        Cost: reads and writes each node above a changed leaf once; one durable write.
-        """
-        self._check_open()
-        _check_choice("on_moved", on_moved, ("merge", "raise"))
-        _check_choice("on_conflict", on_conflict, ("raise", "abandon"))
-        policy = MergePolicy.of(merge_fns, merge_prefixes, default_merge).over(self._policy)
-        changes = self._selected(keys)
-        meta = self._meta(time, info)
-        if not changes and info is None:
-            return MergeResult(True, self.base, "no_op")
-        attempt = 0
-        while True:
-            try:
-                result = self._try_commit(changes, meta, on_moved, policy)
-                break
-            except StaleBatchError:
-                pass
-            except BranchMovedError:
-                if on_moved == "raise":
-                    raise
-            attempt += 1
-            clock.sleep(random.random() * min(0.05, 0.001 * attempt))  # let others finish theirs
-        if not result and on_conflict == "raise":
-            raise _conflict_error(result.conflicts)
-        if result:
-            for key in changes:
-                self._pending.pop(key, None)
-        return result
-
-    def _selected(self, keys: Iterable[str] | None) -> dict[bytes, bytes | None]:
-        if keys is None:
-            return dict(self._pending)
-        wanted = encode_keys(keys)
-        missing = [key.decode() for key in wanted if key not in self._pending]
-        if missing:
-            raise InvalidInputError(f"no edit is pending for {missing[0]!r}; nothing was committed")
-        return {key: self._pending[key] for key in wanted}
-
-    def _meta(self, when: When, info: Mapping[str, Any] | None) -> CommitMeta:
-        if isinstance(when, str):
-            _check_choice("time", when, ("now",))
-            time_us: int | None = self._repo.refs.clock()
-        else:
-            time_us = None if when is None else to_us(when)
-        if info is not None and not isinstance(info, Mapping):
-            raise InvalidInputError(f"info is a mapping, not {type(info).__name__}")
-        return CommitMeta(time_us, None if info is None else dict(info), self._codec.name)
-
-    def _try_commit(
-        self,
-        changes: dict[bytes, bytes | None],
-        meta: CommitMeta,
-        on_moved: OnMoved,
-        policy: MergePolicy,
-    ) -> MergeResult:
-        head = self._repo.read_head(self._branch)
-        has_moved = head.oid != self._base.oid
-        if has_moved and on_moved == "raise":
-            raise BranchMovedError(HEADS + self._branch)
-        base = self._merge_base(self._base, head) if has_moved else self._tree
-        writer = self._store.writer()
-        tree = self._apply(writer, changes)
-        if tree.oid == self._tree.oid and meta.info is None:
-            return MergeResult(True, self.base, "no_op")
-        commit = history.put_commit(writer, tree, (self._base,), meta)
-        if not has_moved:
-            self._publish(writer, head, commit, "commit")
-            return MergeResult(True, commit.oid.hex(), "fast_forward")
-        trees = (base, tree, Tree(*head.tree))
-        merged = history.merge_trees(writer, self._codec, policy, trees)
-        if merged.conflicts:
-            return self._abandoned(merged.conflicts)
-        rest = {key: data for key, data in self._pending.items() if key not in changes}
-        if clashes := self._clashes(writer, merged.tree, rest):
-            return self._abandoned(tuple(clashes))  # else a later commit would undo theirs unseen
-        final = history.put_commit(writer, merged.tree, (head, commit), meta)
-        carried = history.carried_keys(self._store, (base, trees[2]), merged.auto_merged_keys)
-        self._publish(writer, head, final, "commit: merge with moved branch")
-        return MergeResult(True, final.oid.hex(), "three_way", merged.auto_merged_keys, carried_keys=carried)
-
-    def _merge_base(self, ours: CommitObject, theirs: CommitObject) -> Tree:
-        return history.base_tree(self._store, ours, theirs)
-
-    def _abandoned(self, conflicts: tuple[Conflict, ...]) -> MergeResult:
-        return MergeResult(False, self.base, "three_way", conflicts=conflicts)
-
-    def _apply(self, writer: StoreWriter, changes: dict[bytes, bytes | None]) -> Tree:
-        values: list[tuple[bytes, Value | None]] = [
-            (key, None if data is None else writer.put_value(data)) for key, data in changes.items()
-        ]
-        return Editor(writer, self._store.shape).apply(self._tree, make_run(self._store.shape, values))
-
-    def _publish(
-        self,
-        writer: StoreWriter,
-        head: CommitObject,
-        commit: CommitObject,
-        why: str,
-        also: Iterable[bytes] = (),
-    ) -> None:
-        """Move the branch from ``head`` to ``commit`` and make that the base.
-
-        ``also``: commits whose subtrees the new one may share, so that they must still be there.
-        """
-        update = self._repo.refs.update(HEADS + self._branch, RefValue(head.oid), RefValue(commit.oid), why)
-        shift = writer.publish([update], [commit.oid, *also])
-        self._set_base(self._store.read_commit(commit.oid) if shift else commit)
-
-    # merge
 
     def merge(  # noqa: PLR0913 (the contract's names)
         self,
@@ -318,7 +60,7 @@ class Worktree(Stage):
         Cost: what the two sides changed, not what they hold.
         """
         self._check_clean("merge")
-        _check_choice("on_conflict", on_conflict, ("raise", "abandon"))
+        check_choice("on_conflict", on_conflict, ("raise", "abandon"))
         policy = MergePolicy.of(merge_fns, merge_prefixes, default_merge).over(self._policy)
         theirs = self._repo.find_commit(branch=branch, tag=tag, commit=commit)
         meta = self._meta(time, info)
@@ -329,7 +71,7 @@ class Worktree(Stage):
         if dry_run:
             self._set_base(seen)
         elif not result and on_conflict == "raise":
-            raise _conflict_error(result.conflicts)
+            raise conflict_error(result.conflicts)
         return result
 
     def _at_head(self, step: Callable[[], MergeResult]) -> MergeResult:
@@ -472,10 +214,10 @@ class Worktree(Stage):
         how: tuple[OnConflict, str],
     ) -> MergeResult:
         on_conflict, why = how
-        _check_choice("on_conflict", on_conflict, ("raise", "abandon"))
+        check_choice("on_conflict", on_conflict, ("raise", "abandon"))
         result = self._at_head(lambda: self._try_replay(steps, meta, policy, why))
         if not result and on_conflict == "raise":
-            raise _conflict_error(result.conflicts)
+            raise conflict_error(result.conflicts)
         return result
 
     def _try_replay(
@@ -494,124 +236,3 @@ class Worktree(Stage):
         carried = history.carried_keys(self._store, (trees[0], trees[2]), settled)
         self._publish(writer, head, commit, why, [step.oid for step in steps])
         return MergeResult(True, commit.oid.hex(), "three_way", settled, carried_keys=carried)
-
-    # the branch as a whole
-
-    def reset(self, commit: str) -> str:
-        """Move the branch, and this worktree, to another commit; the reflog keeps the old one.
-
-        Args:
-            commit: id, abbreviation, branch or tag.
-
-        Returns:
-            the id the branch had before.
-
-        Raises:
-            PendingChangesError: there are pending edits. BranchMovedError: somebody moved the
-            branch since this worktree last saw it; refresh first.
-        """
-        self._check_clean("reset")
-        target = self._repo.resolve_commit(commit)
-        old = self._base
-        if self._repo.read_head(self._branch).oid != old.oid:
-            raise BranchMovedError(HEADS + self._branch)
-        if target.oid != old.oid:
-            self._publish(self._store.writer(), old, target, f"reset: to {target.oid.hex()[:8]}")
-        return old.oid.hex()
-
-    def load(
-        self,
-        items: Mapping[str, Any] | Iterable[tuple[str, Any]],
-        *,
-        info: Mapping[str, Any] | None = None,
-        time: When = "now",
-        memory_bytes: int = bulk.DEFAULT_MEMORY_BYTES,
-        progress: bulk.Progress | None = None,
-    ) -> MergeResult:
-        """Put any number of entries into the branch as one commit, in bounded memory.
-
-        Faster than ``update`` and ``commit`` for many entries, whatever their order; of equal keys
-        the last counts. Nothing is visible before all of it is.
-
-        Args:
-            memory_bytes: about what sorting may use; the rest goes to a temporary file.
-            progress: called with (phase, entries done, entries known) now and then.
-
-        Raises:
-            PendingChangesError: there are pending edits. KeyTypeError, InvalidKeyError,
-            EncodeError: the branch is unchanged. BranchMovedError: somebody moved the branch
-            during the load; it is unchanged by this call. StaleBatchError: gc collected something
-            that the load was to share; load again.
-        """
-        self._check_clean("load")
-        head = self._repo.read_head(self._branch)
-        meta = self._meta(time, info)
-        history.check_meta(meta)
-        seen = self._base
-        writer = self._store.bulk_writer()
-        try:
-            self._set_base(head)
-            return self._load(writer, items, meta, (memory_bytes, progress))
-        except BaseException:
-            self._set_base(seen)
-            raise
-        finally:
-            writer.release()
-
-    def _load(
-        self,
-        writer: StoreWriter,
-        items: Mapping[str, Any] | Iterable[tuple[str, Any]],
-        meta: CommitMeta,
-        how: tuple[int, bulk.Progress | None],
-    ) -> MergeResult:
-        head = self._base
-        pairs = items.items() if isinstance(items, Mapping) else items
-        source = self._encoded(writer, pairs)
-        tree = bulk.load(writer, self._store.shape, self._tree, source, *how)
-        if tree.oid == self._tree.oid and meta.info is None:
-            return MergeResult(True, self.base, "no_op")
-        commit = history.put_commit(writer, tree, (head,), meta)
-        self._publish(writer, head, commit, "load")
-        return MergeResult(True, commit.oid.hex(), "fast_forward")
-
-    def _encoded(
-        self, writer: StoreWriter, pairs: Iterable[tuple[str, Any]]
-    ) -> Iterator[tuple[list[bytes], list[bytes | BlobRef]]]:
-        limit = self._store.shape.inline_max
-        source = iter(pairs)
-        while chunk := list(islice(source, LOAD_STEP)):
-            keys, values = self._encode_chunk(chunk)
-            if max(map(len, values)) <= limit:
-                yield keys, cast("list[bytes | BlobRef]", values)
-            else:
-                yield keys, [v if len(v) <= limit else writer.put_blob(v) for v in values]
-
-    def _encode_chunk(self, chunk: list[tuple[str, Any]]) -> tuple[list[bytes], list[bytes]]:
-        """Keys and values as stored: in bulk, and one by one if that fails, to name what is wrong."""
-        try:
-            keys = [str.encode(key) for key, _ in chunk]
-            values = [*map(self._codec.encode, [value for _, value in chunk])]
-        except Exception:  # noqa: BLE001 (found again below, with its key)
-            keys = []
-        if not keys or max(map(len, keys)) > MAX_KEY_BYTES:
-            keys = [encode_key(key) for key, _ in chunk]
-            values = [self._codec.encode_for(key, value) for key, value in chunk]
-        return keys, values
-
-    def _check_clean(self, what: str) -> None:
-        self._check_open()
-        if self._pending:
-            raise PendingChangesError(
-                f"cannot {what} with {len(self._pending)} pending edit(s); commit or discard them first"
-            )
-
-
-def _check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise InvalidInputError(f"{name} is one of {', '.join(map(repr, allowed))}, not {value!r}")
-
-
-def _conflict_error(conflicts: tuple[Conflict, ...]) -> MergeConflict:
-    errors = {c.key: c.error for c in conflicts if c.error is not None}
-    return MergeConflict([c.key for c in conflicts], errors, conflicts)
