@@ -18,6 +18,7 @@ from __future__ import annotations
 import os
 import struct
 import sys
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Any, NoReturn, TypeVar
@@ -30,6 +31,7 @@ from kvgit_hamt.backend.lmdb_env import (
     Session,
     SharedEnvironment,
     Sync,
+    abandon,
     acquire,
     is_full,
     release,
@@ -393,14 +395,17 @@ class LmdbBackend:
         raise BackendError(f"{self.path} could not be written in {ATTEMPTS} attempts; nothing was stored")
 
     def _write_once(self, action: Callable[[_Txn, Tables, State], tuple[State, T]]) -> T:
+        outer = sys.exc_info()[1]
         txn, tables = self._shared.begin_write()
         try:
             before = read_state(txn, tables)
             state, result = action(txn, tables, before)
             state = state.after_commit()
             put_state(txn, tables, state)
-        except BaseException:
-            txn.abort()
+        except BaseException as error:
+            left = weakref.ref(txn)
+            del txn
+            abandon(left, error, outer)
             raise
         try:
             self._commit(txn)

@@ -17,6 +17,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
+import traceback
 import warnings
 import weakref
 from collections.abc import Iterator
@@ -127,6 +128,22 @@ def translate(error: lmdb.Error, directory: str) -> KvgitHamtError:
     if is_full(error, directory):
         return StoreFullError(f"no space left for {directory}: {error}; nothing was stored")
     return BackendError(f"LMDB failed on {directory}: {error}")
+
+
+def abandon(left: weakref.ref[Any], error: BaseException, outer: BaseException | None) -> None:
+    """Abort the write transaction that an error ended, by dropping the last references to it.
+
+    ``Transaction.abort`` waits for a moment when no other thread is inside LMDB, which never comes while
+    several of them read without pause; deallocation does not wait. So the frames of the error, up to what was
+    handled before (``outer``), let go of their locals.
+    """
+    found: BaseException | None = error
+    while found is not None and found is not outer:
+        traceback.clear_frames(found.__traceback__)
+        found = found.__context__
+    txn = left()
+    if txn is not None:  # held by a debugger, say
+        txn.abort()
 
 
 @dataclass(frozen=True)
@@ -282,7 +299,7 @@ class SharedEnvironment:
         except OSError:
             is_same = False
         if not is_same:
-            txn.abort()
+            del txn  # see ``abandon``
             self._raise_replaced()
         return txn, session.tables
 
