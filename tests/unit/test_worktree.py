@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 from datetime import datetime, timezone
 
 import pytest
@@ -1164,7 +1165,7 @@ def test_a_load_that_fails_in_the_middle_leaves_everything_as_it_was(repo, tree,
 
 
 def test_a_load_gives_back_every_place_it_reserved(repo, tree, monkeypatch):
-    monkeypatch.setattr("kvgit_hamt.store.RESERVE_COUNT", 50)
+    monkeypatch.setattr(sys.modules["kvgit_hamt.store"], "RESERVE_COUNT", 50)
     want = {f"k{i}": "x" * (i % 90) for i in range(1500)}
     tree.load(want)
     assert dict(repo.snapshot()) == want
