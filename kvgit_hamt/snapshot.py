@@ -20,6 +20,13 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 
+def check_length(key: bytes) -> None:
+    """InvalidKeyError if an encoded key is too long."""
+    if len(key) > MAX_KEY_BYTES:
+        shown = key[:20].decode(errors="replace")
+        raise InvalidKeyError(f"key {shown!r}.. has {len(key):,} bytes; the most is {MAX_KEY_BYTES:,}")
+
+
 def encode_key(key: str) -> bytes:
     """A key as it is stored: UTF-8, never normalised.
 
@@ -33,8 +40,7 @@ def encode_key(key: str) -> bytes:
         data = key.encode()
     except UnicodeEncodeError as error:
         raise InvalidKeyError(f"key {key!r:.60} holds a lone surrogate; it is not valid Unicode") from error
-    if len(data) > MAX_KEY_BYTES:
-        raise InvalidKeyError(f"key {key[:20]!r}.. has {len(data):,} bytes; the most is {MAX_KEY_BYTES:,}")
+    check_length(data)
     return data
 
 

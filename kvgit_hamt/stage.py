@@ -6,11 +6,12 @@ import random
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from typing import Any, Final, cast
 
-from kvgit_hamt import hamt
+from kvgit_hamt import diff, hamt
 from kvgit_hamt.codec import Codec
+from kvgit_hamt.errors import InvalidInputError
 from kvgit_hamt.hamt import Tree
 from kvgit_hamt.results import Change, Status, make_change
-from kvgit_hamt.snapshot import TreeView, encode_key, encode_keys
+from kvgit_hamt.snapshot import TreeView, check_length, encode_key, encode_keys
 
 _ABSENT: Final = object()
 
@@ -163,6 +164,63 @@ class Stage(TreeView, MutableMapping[str, Any]):
         """Delete every key (pending, as any edit). Memory and time follow the number of keys."""
         keys = [*self._pending, *(encode_key(key) for key in self)]
         self._pending = {key: None for key in keys if self._in_base(key)}
+
+    def delete_prefix(self, prefix: str) -> int:
+        """Delete every key that starts with ``prefix``; how many there were.
+
+        Cost: the nodes of that directory; memory for its keys.
+        """
+        return self.delete_many(list(self.keys(prefix)))
+
+    def copy_prefix(self, source: str, target: str, of: TreeView | None = None) -> int:
+        """Make what lies under ``target`` a copy of what lies under ``source``; how many edits that takes.
+
+        Keys under ``target`` that have no counterpart are deleted. Values are copied as stored, without
+        decoding; an out-of-line value is not stored twice.
+
+        Args:
+            source, target: prefixes; the rest of each key is kept.
+            of: take the source from another view of the same store, such as an older snapshot. With
+                ``source == target`` that restores a directory, and only what differs is edited: subtrees
+                that the two states share are neither read nor written.
+
+        Raises:
+            InvalidInputError: ``of`` belongs to another store, or one prefix lies inside the other.
+            InvalidKeyError: a copied key would be too long. Nothing was changed.
+
+        Cost: the nodes of both directories, or of what differs in them.
+        """
+        self._check_open()
+        view = self if of is None else of
+        if view._store is not self._store:
+            raise InvalidInputError("copy_prefix takes views of the same store")
+        here = source == target
+        if not here and (source.startswith(target) or target.startswith(source)):
+            raise InvalidInputError(f"{source!r} and {target!r} lie inside one another")
+        start, cut = encode_key(target), len(encode_key(source))
+        if here and not self._pending and not (isinstance(view, Stage) and view._pending):
+            edits = dict(self._differences(view, start))
+        else:
+            wanted = {start + key.encode()[cut:]: data for key, data in view._raw_items(encode_key(source))}
+            there = {key.encode(): data for key, data in self._raw_items(start)}
+            edits = {key: data for key, data in wanted.items() if there.get(key) != data}
+            edits.update((key, None) for key in there if key not in wanted)
+        for key in edits:
+            check_length(key)
+        gone = [key for key, data in edits.items() if data is None]
+        self._pending.update((key, data) for key, data in edits.items() if data is not None)
+        for key in gone:
+            if self._in_base(key):
+                self._pending[key] = None
+            else:
+                self._pending.pop(key, None)
+        return len(edits)
+
+    def _differences(self, other: TreeView, prefix: bytes) -> Iterator[tuple[bytes, bytes | None]]:
+        """What to set (None: delete) under a prefix to get from this tree to another."""
+        store = self._store
+        for key, _, wanted in diff.diff(store, store.shape, self._tree, other._tree, prefix):
+            yield key, None if wanted is None else store.load_value(wanted)
 
     def status(self) -> Status:
         """The keys that pending edits set and remove."""
