@@ -449,8 +449,6 @@ class LmdbBackend:
             raise StoreFullError(f"no space left for {self.path}: {error}; nothing was stored") from error
         raise BackendError(f"a commit to {self.path} failed: {error}; nothing was stored") from error
 
-    # end
-
     def close(self) -> None:
         """Release everything; a second call does nothing. Other handles on the store stay open."""
         with self._shared.lock:
@@ -577,8 +575,7 @@ def _append_records(txn: _Txn, tables: Tables, batch: Batch, first: int) -> None
         is_last = not cursor.last() or int.from_bytes(cursor.key(), "little") < first
         items = _sealed(batch.records, batch.base, first)
         added = 0
-        # In lists, so that no Python code runs inside putmulti: a signal handler that forks there would
-        # close the environment under its feet.
+        # Lists, so that no Python runs inside putmulti: a signal handler that forks would close it all.
         while part := list(islice(items, CHUNK_RECORDS)):
             added += cursor.putmulti(part, dupdata=False, overwrite=False, append=is_last)[1]
     if added != len(batch.records):

@@ -21,6 +21,7 @@ import traceback
 import warnings
 import weakref
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, NoReturn
 
@@ -212,6 +213,8 @@ class SharedEnvironment:
             env.close()
             raise
         if not options.readonly:
+            with suppress(OSError):  # a full device, say: the next open verifies again
+                _extend(env)
             if not os.path.exists(os.path.join(self.directory, MARKER_NAME)):
                 write_marker(self.directory)
             if witness is None or options.accept_rollback:
@@ -311,7 +314,11 @@ class SharedEnvironment:
             write_witness(self.directory, seen)
         self._witnessed = state
         self._write_count += 1
-        if self._write_count % READER_CHECK_EVERY == 0 and self._session is not None:
+        if self._session is None:
+            return
+        with suppress(OSError):
+            _extend(self._session.env)
+        if self._write_count % READER_CHECK_EVERY == 0:
             self._session.env.reader_check()
 
     # sharing
@@ -378,7 +385,6 @@ def _load(env: lmdb.Environment, options: Options, is_new: bool) -> tuple[Tables
         env.set_mapsize(0)
         txn = env.begin(write=True)
     with txn:
-        _extend(env)
         tables = Tables(*_open_tables(env, txn, create=is_new))
         if is_new and txn.get(STATE_KEY, db=tables.meta) is None:
             put_state(txn, tables, State(0, 1, 0, 0, os.urandom(16), bytes(8 * NONCE_COUNT)))
@@ -395,12 +401,17 @@ def _load(env: lmdb.Environment, options: Options, is_new: bool) -> tuple[Tables
 
 
 def _extend(env: lmdb.Environment) -> None:
-    """Make the file as long as its meta page says, so that a sound but short one (see ``lmdb_files``) is not
-    verified again by each open. Under LMDB's write lock, or it could cut what another process adds."""
+    """Make the file as long as its meta page says, so that the next open need not verify a sound but short
+    one (see ``lmdb_files``). ``posix_fallocate`` never cuts nor overwrites what others add meanwhile."""
     path = os.path.join(env.path(), DATA_NAME)
-    wanted = (env.info()["last_pgno"] + 1) * env.stat()["psize"]
-    if os.path.getsize(path) < wanted:
-        os.truncate(path, wanted)
+    missing = (env.info()["last_pgno"] + 1) * env.stat()["psize"] - os.path.getsize(path)
+    if missing <= 0 or not hasattr(os, "posix_fallocate"):
+        return
+    fd = os.open(path, os.O_RDWR)
+    try:
+        os.posix_fallocate(fd, os.path.getsize(path), missing)
+    finally:
+        os.close(fd)
 
 
 def _open_tables(env: lmdb.Environment, txn: Any, *, create: bool) -> Iterator[Any]:

@@ -150,6 +150,22 @@ def test_a_sound_file_that_ends_before_its_free_pages_opens(store):
     assert (path / "data.mdb").stat().st_size == used_bytes
 
 
+def test_a_commit_that_gives_pages_back_leaves_a_file_of_full_length(store):
+    path, expected = store
+    with LmdbBackend(path) as backend:
+
+        def write(txn, tables, state):
+            for number in range(50):
+                txn.put(b"x%d" % number, bytes(9000), db=tables.meta)
+            for number in range(50):
+                txn.delete(b"x%d" % number, db=tables.meta)
+            return state, None
+
+        backend._write(write)
+        assert backend.stats()["file_bytes"] == backend.stats()["used_bytes"]
+        assert contents(backend) == expected
+
+
 def test_garbage_behind_the_last_page_is_harmless(store):
     path, expected = store
     with open(path / "data.mdb", "ab") as file:
