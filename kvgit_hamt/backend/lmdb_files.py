@@ -128,7 +128,7 @@ def check_directory(directory: str, *, create: bool) -> bool:
         return False
     if not create:
         raise BackendError(f"there is no store at {directory}")
-    foreign = sorted(names - _OUR_NAMES)
+    foreign = sorted(name for name in names - _OUR_NAMES if not name.startswith(MARKER_NAME + "."))
     if foreign:
         raise BackendError(
             f"{directory} is no store and not empty (it holds {foreign[0]!r}); name a new directory"
@@ -147,12 +147,17 @@ def _check_marker(directory: str) -> None:
 
 
 def write_marker(directory: str) -> None:
-    """Put the marker beside the data, durably. Last step of creation: without it nothing is claimed."""
+    """Put the marker beside the data, durably and whole: another process may be opening the store.
+
+    Last step of creation: without it nothing is claimed.
+    """
     path = os.path.join(directory, MARKER_NAME)
-    with open(path, "w", encoding="utf-8", newline="") as file:
+    part = f"{path}.{os.urandom(8).hex()}"
+    with open(part, "w", encoding="utf-8", newline="") as file:
         file.write(_MARKER)
         file.flush()
         os.fsync(file.fileno())
+    os.replace(part, path)
     sync_directory(directory)
     sync_directory(os.path.dirname(directory))
 

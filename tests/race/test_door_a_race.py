@@ -64,19 +64,43 @@ def test_disjoint_writers_in_threads_of_one_repository_all_land(home, writers, c
     assert_all_landed(repo, commits, writers, count)
 
 
+# A merge keeps a value once that both sides came to, and cannot know that it was two increments. So
+# writers that merge add amounts whose sums tell them apart, and writers that add one do not merge.
+
+
+def steps(writers):
+    return [1_000**writer for writer in range(writers)]
+
+
 @pytest.mark.parametrize(("writers", "count"), SIZES)
-def test_a_contested_counter_in_processes_ends_exactly_right(tmp_path, writers, count):
+def test_a_contested_counter_that_merges_in_processes_ends_exactly_right(tmp_path, writers, count):
     path = tmp_path / "store"
     kvgit.open(path).close()
-    racers.run_all(racers.count_up, [(path, count)] * writers)
+    racers.run_all(racers.count_up, [(path, step, count) for step in steps(writers)])
+    with kvgit.Repo(path) as repo:
+        assert repo.snapshot()["hits"] == count * sum(steps(writers))
+
+
+@pytest.mark.parametrize(("writers", "count"), SIZES)
+def test_a_contested_counter_that_merges_in_threads_ends_exactly_right(home, writers, count):
+    repo = home.open(merge_fns={"hits": counter()})
+    in_threads(writers, lambda n: racers.add_merging(repo.worktree(), steps(writers)[n], count))
+    assert repo.snapshot()["hits"] == count * sum(steps(writers))
+
+
+@pytest.mark.parametrize(("writers", "count"), SIZES)
+def test_a_contested_counter_that_retries_in_processes_ends_exactly_right(tmp_path, writers, count):
+    path = tmp_path / "store"
+    kvgit.open(path).close()
+    racers.run_all(racers.count_up_alone, [(path, count)] * writers)
     with kvgit.Repo(path) as repo:
         assert repo.snapshot()["hits"] == writers * count
 
 
 @pytest.mark.parametrize(("writers", "count"), SIZES)
-def test_a_contested_counter_in_threads_ends_exactly_right(home, writers, count):
-    repo = home.open(merge_fns={"hits": counter()})
-    in_threads(writers, lambda _: racers.add_ones(repo.worktree(), count))
+def test_a_contested_counter_that_retries_in_threads_ends_exactly_right(home, writers, count):
+    repo = home.open()
+    in_threads(writers, lambda _: racers.add_retrying(repo.worktree(), count))
     assert repo.snapshot()["hits"] == writers * count
 
 

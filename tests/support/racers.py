@@ -67,17 +67,36 @@ def commit_keys(worktree: kvgit.Worktree, name: str, count: int) -> list[str]:
     return out
 
 
-def count_up(path: Path, count: int, barrier: Any) -> None:
-    """Add one to a contested counter ``count`` times."""
+def count_up(path: Path, step: int, count: int, barrier: Any) -> None:
+    """Add ``step`` to a contested counter ``count`` times, by merging."""
     with kvgit.open(path, merge_fns={"hits": counter()}) as worktree:
         barrier.wait(PATIENCE_S)
-        add_ones(worktree, count)
+        add_merging(worktree, step, count)
 
 
-def add_ones(worktree: kvgit.Worktree, count: int) -> None:
+def add_merging(worktree: kvgit.Worktree, step: int, count: int) -> None:
     for _ in range(count):
-        worktree["hits"] = worktree.get("hits", 0) + 1
+        worktree["hits"] = worktree.get("hits", 0) + step
         assert worktree.commit().merged
+
+
+def count_up_alone(path: Path, count: int, barrier: Any) -> None:
+    """Add one to a contested counter ``count`` times, each time over the newest head."""
+    with kvgit.open(path) as worktree:
+        barrier.wait(PATIENCE_S)
+        add_retrying(worktree, count)
+
+
+def add_retrying(worktree: kvgit.Worktree, count: int) -> None:
+    done = 0
+    while done < count:
+        worktree["hits"] = worktree.get("hits", 0) + 1
+        try:
+            worktree.commit(on_moved="raise")
+            done += 1
+        except kvgit.BranchMovedError:
+            worktree.discard()
+            worktree.refresh()
 
 
 def create(path: Path, name: str, barrier: Any) -> str:

@@ -914,6 +914,12 @@ def test_equal_bytes_never_conflict(repo):
     assert dict(worktree) == {"a": 1, "dict": {"x": 1, "y": 2}, "big": "z" * 700, "new": 1, "more": 1}
 
 
+def test_two_equal_increments_are_one_change_to_a_merge(repo):
+    worktree = fork(repo, {"n": 5, "m": 5}, {"n": 6, "m": 6}, {"n": 6, "m": 7})
+    worktree.merge(branch="side", default_merge=counter())
+    assert dict(worktree) == {"n": 6, "m": 8}  # exact counts take on_moved="raise" and another try
+
+
 def test_keys_that_both_sides_deleted_stay_deleted(repo):
     worktree = fork(repo, {"a": 0, "b": 0}, {"a": None}, {"a": None, "c": 1})
     assert worktree.merge(branch="side")
