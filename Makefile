@@ -1,4 +1,4 @@
-# make demo        see it work (in DIR, by default ./demo-store)
+# make demo        see it work (in DIR, by default ./demo-store; replaces its own earlier store there)
 # make test        the fast tests
 # make test-slow   only the slow ones
 # make check       format, lint, types, documents and the fast tests: what CI runs
@@ -26,7 +26,7 @@ help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
 
 demo: $(VENV)/.installed
-	$(BIN)/python -m kvgit_hamt demo "$(DIR)"
+	$(BIN)/python -m kvgit_hamt demo --fresh "$(DIR)"
 
 test: $(VENV)/.installed-dev
 	$(PYTEST) -m "not slow" $(PYTEST_ARGS)
