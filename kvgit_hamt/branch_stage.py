@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import time as clock
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
-from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 from kvgit_hamt import bulk, hamt, history
@@ -179,17 +179,13 @@ class BranchStage(Stage):
         meta = self._meta(time, info)
         if not changes and info is None:
             return MergeResult(True, self.base, "no_op")
-        attempt = 0
-        while True:
+        for attempt in itertools.count(1):
             try:
                 result = self._try_commit(changes, meta, on_moved, policy)
                 break
-            except StaleBatchError:
-                pass
-            except BranchMovedError:
-                if on_moved == "raise":
+            except (StaleBatchError, BranchMovedError) as error:
+                if on_moved == "raise" and isinstance(error, BranchMovedError):
                     raise
-            attempt += 1
             clock.sleep(random.random() * min(0.05, 0.001 * attempt))  # let others finish theirs
         if not result and on_conflict == "raise":
             raise conflict_error(result.conflicts)
@@ -362,7 +358,7 @@ class BranchStage(Stage):
     ) -> Iterator[tuple[list[bytes], list[bytes | BlobRef]]]:
         limit = self._store.shape.inline_max
         source = iter(pairs)
-        while chunk := list(islice(source, LOAD_STEP)):
+        while chunk := list(itertools.islice(source, LOAD_STEP)):
             keys, values = self._encode_chunk(chunk)
             if max(map(len, values)) <= limit:
                 yield keys, cast("list[bytes | BlobRef]", values)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from importlib import import_module
 from itertools import pairwise
 from random import Random
 
 import pytest
 
 from kvgit_hamt import bulk, diff, hamt, merge, node, scan, wire
-from kvgit_hamt import store as store_module
 from kvgit_hamt.backend.base import RefUpdate
 from kvgit_hamt.backend.lmdb import LmdbBackend
 from kvgit_hamt.backend.memory import MemoryBackend
@@ -32,6 +32,8 @@ from tests.support.damage import DamagedBackend
 from tests.support.nodes import make_inner, make_leaf
 from tests.support.placed import PlacedBackend, placed_store
 from tests.support.trees import change, contents, empty_tree, memory_store
+
+store_module = import_module("kvgit_hamt.store")  # the package exports a function of that name
 
 SHAPE = Shape(bits=4, leaf_max=120, inline_max=64, index_min=12)
 ENTRIES = {b"key-%d" % n: b"value-%d" % n for n in range(300)}
