@@ -168,7 +168,11 @@ class Repo:
         found = self.find_commit(branch=branch, tag=tag, commit=commit)
         if as_of is not None:
             found = self._as_of(found, to_us(as_of))
-        snapshot = Snapshot(self.store, self.codec, found, self)
+        return self.view_of(found)
+
+    def view_of(self, commit: CommitObject) -> Snapshot:
+        """A snapshot of a commit that was read already; gc of this Repo keeps it."""
+        snapshot = Snapshot(self.store, self.codec, commit, self)
         self._views[id(snapshot)] = snapshot
         return snapshot
 
@@ -275,7 +279,7 @@ class Repo:
 
     # differences
 
-    def diff(self, old: str, new: str, prefix: str = "", values: bool = True) -> Iterator[Change]:
+    def diff(self, old: str, new: str, prefix: str | None = None, values: bool = True) -> Iterator[Change]:
         """The keys in which two commits differ, as a stream in tree order.
 
         Args:
@@ -286,7 +290,7 @@ class Repo:
         Cost: node reads O(changes x depth); memory O(depth).
         """
         trees = [Tree(*self.resolve_commit(name).tree) for name in (old, new)]
-        return self._diff(trees[0], trees[1], encode_key(prefix), values)
+        return self._diff(trees[0], trees[1], encode_key(prefix or ""), values)
 
     def _diff(self, old: Tree, new: Tree, prefix: bytes, values: bool) -> Iterator[Change]:
         load = self.store.load_value
@@ -300,7 +304,7 @@ class Repo:
                 kind = "added" if before is None else "removed" if after is None else "modified"
                 yield Change(text, None, None, kind)  # type: ignore[arg-type]
 
-    def diff_stat(self, old: str, new: str, prefix: str = "") -> DiffStat:
+    def diff_stat(self, old: str, new: str, prefix: str | None = None) -> DiffStat:
         """How many keys were added, removed and modified between two commits. Cost: as ``diff``."""
         counts = {"added": 0, "removed": 0, "modified": 0}
         for change in self.diff(old, new, prefix, values=False):

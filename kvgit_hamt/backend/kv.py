@@ -2,13 +2,16 @@
 
 | key (after ``PREFIX``) | value |
 |---|---|
-| ``refs`` | the root: refs, meta values and heads of the reflogs, as one sealed msgpack map |
+| ``refs`` | the root: version, refs, meta values, head and length of each reflog; sealed msgpack |
 | ``o/`` oid in hex | one byte for its index, then the sealed record |
 | ``l/`` digest in hex | a reflog entry: (digest of the one before, name, entry) |
 | ``t/`` table ``/`` 32 hex digits | a touch: counter (u64), check |
 
 Everything but the root never changes under its key (touches apart, which are advice), so a cache in
 front of the store may keep it; the root alone is compared and set, and must be read fresh.
+
+A key-value store has no write lock. So gc is safe beside handles on the same store object, which share
+one adapter and its lock; handles in other processes must not write while it deletes.
 """
 
 from __future__ import annotations
@@ -18,11 +21,12 @@ import random
 import struct
 import threading
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 from kvgit_hamt import wire
-from kvgit_hamt.backend.base import Batch, Kind, RefUpdate, oid_floor
+from kvgit_hamt.backend.base import Batch, Kind, RefUpdate, Sweep, oid_floor
 from kvgit_hamt.errors import (
     BackendError,
     BranchMovedError,
@@ -31,6 +35,7 @@ from kvgit_hamt.errors import (
     FormatVersionError,
     KvgitHamtError,
     OutcomeUnknownError,
+    StaleBatchError,
 )
 from kvgit_hamt.oid import OID_BYTES, oid_of
 
@@ -46,6 +51,7 @@ _OBJECT: Final = PREFIX + "o/"
 _LOG: Final = PREFIX + "l/"
 _TOUCH: Final = PREFIX + "t/"
 _ROOT_OID: Final = oid_of(ROOT_KEY.encode())  # what the check over the root is seeded from
+_CHUNK: Final = 500  # values fetched at a time in a listing
 _NUMBER: Final = struct.Struct("<Q")
 _KINDS: Final[dict[Kind | None, bytes]] = {None: b"-", "commit": b"c", "blob": b"b", "node": b"n"}
 T = TypeVar("T")
@@ -98,6 +104,7 @@ class KvBackend:
         self._lock = threading.RLock()
         self._is_closed = False
         self._seen: tuple[bytes, _Root] | None = None  # the root as last read
+        self._listing: list[str] = []  # the keys of all records, sorted, as gc's listing began
 
     def _call(self, what: str, fn: Callable[..., T], *args: Any, **more: Any) -> T:
         """Call into the user's store; what it raises comes out as BackendError."""
@@ -125,7 +132,7 @@ class KvBackend:
     def _read_root(self) -> tuple[bytes | None, _Root]:
         raw = self._get(ROOT_KEY)
         if raw is None:
-            return None, _Root({}, {}, {})
+            return None, _Root(0, {}, {}, {})
         if self._seen is None or self._seen[0] != raw:
             self._seen = raw, _Root.decode(raw)
         return raw, self._seen[1]
@@ -200,8 +207,8 @@ class KvBackend:
     def read_reflog(self, name: str, limit: int | None = None) -> list[bytes]:
         """Encoded reflog entries of a ref, newest first. Cost: a read each."""
         found: list[bytes] = []
-        digest = self._read_root()[1].logs.get(name)
-        while digest is not None and (limit is None or len(found) < limit):
+        digest, count = self._read_root()[1].logs.get(name, (None, 0))
+        while digest is not None and len(found) < (count if limit is None else min(limit, count)):
             raw = self._get(_LOG + digest.hex())
             if raw is None or oid_of(raw) != digest:
                 raise CorruptionError(f"an entry in the reflog of {name} is missing or damaged")
@@ -250,38 +257,39 @@ class KvBackend:
         self.next_place()
         if not (batch.records or batch.refs or batch.required or batch.meta or batch.touches):
             return 0
-        written = False
-        for attempt in range(ATTEMPTS):
-            raw, root = self._read_root()
-            moved = self._checked(batch, root)
-            after, logs = moved.with_batch(batch)
-            items = dict(logs)
-            if not written:
-                items.update(_items_of(batch))
-            if items:
-                self._call("write", self.kvstore.set_many, **items)
-                written = True
-            if (after.refs, after.logs, after.meta) == (root.refs, root.logs, root.meta):
-                break
-            if self._swap(raw, after.encode()):
-                break
-            time.sleep(random.random() * min(0.05, 0.0005 * attempt))
-        else:
-            raise BackendError(f"{ATTEMPTS} attempts to move refs were lost to others; nothing was moved")
+        self._change(lambda root: self._stored(batch, root))
         gone = [_touch_key(row.table, row.key) for row in batch.touches if row.number is None]
         if gone:
             self._call("remove", self.kvstore.remove_many, *gone)
         return 0
 
-    def _checked(self, batch: Batch, root: _Root) -> _Root:
-        """The root, if the batch may be stored on it."""
+    def _change(self, make: Callable[[_Root], _Root]) -> _Root:
+        """Swap the root for what ``make`` gives, again and again until no other writer is faster."""
+        for attempt in range(ATTEMPTS):
+            with self._lock:
+                raw, root = self._read_root()
+                after = make(root)
+                if self._swap(raw, after.encode()):
+                    return after
+            time.sleep(random.random() * min(0.05, 0.0005 * attempt))
+        raise BackendError(f"{ATTEMPTS} attempts to move refs were lost to others; nothing was moved")
+
+    def _stored(self, batch: Batch, root: _Root) -> _Root:
+        """The root after a batch, whose records are stored; refused before anything is written."""
         for oid in batch.required:
             if self.find("commit", oid) is None:
                 raise CorruptionError(f"commit {oid.hex()} is gone; nothing was stored")
+        for kind, oid, _ in batch.relied:
+            if self.find(kind, oid) is None:
+                raise StaleBatchError("something that this change shares was collected; nothing was stored")
         refs = dict(root.refs)
         for update in batch.refs:
             _move(refs, update)
-        return _Root(refs, root.logs, root.meta)
+        logs, entries = root.with_entries(batch.refs)
+        items = {**entries, **_items_of(batch)}
+        if items:
+            self._call("write", self.kvstore.set_many, **items)
+        return _Root(root.version + 1, refs, logs, {**root.meta, **batch.meta})
 
     def _swap(self, raw: bytes | None, new: bytes) -> bool:
         try:
@@ -299,6 +307,53 @@ class KvBackend:
                 raise
             raise OutcomeUnknownError(f"{error}; others have written since: compare the ref") from error
 
+    # for gc
+
+    def version(self) -> int:
+        """How many publishes and sweeps there were."""
+        return self._read_root()[1].version
+
+    def list_index(self, kind: Kind, after: bytes, limit: int) -> list[tuple[bytes, bytes]]:
+        """Up to ``limit`` (oid, b"") of an index past ``after``."""
+        tag = _KINDS[kind]
+        return [(oid, b"") for oid, value in self._listed(after, limit, tag)]
+
+    def list_records(self, after: bytes, limit: int) -> list[tuple[bytes, int]]:
+        """Up to ``limit`` (oid, bytes of the record) past ``after``."""
+        return [(oid, len(value) - 1) for oid, value in self._listed(after, limit, b"")]
+
+    def _listed(self, after: bytes, limit: int, tag: bytes) -> list[tuple[bytes, bytes]]:
+        """(oid, stored value) in order of oids. A listing is taken when it begins, with no ``after``."""
+        with self._lock:
+            if not after or not self._listing:
+                self._listing = sorted(self._keys(_OBJECT))
+            at = bisect_right(self._listing, _OBJECT + after.hex()) if after else 0
+            found: list[tuple[bytes, bytes]] = []
+            while at < len(self._listing) and len(found) < limit:
+                names = self._listing[at : at + min(_CHUNK, limit - len(found))]
+                at += len(names)
+                values = self._call("read", self.kvstore.get_many, *names)
+                there = [name for name in names if name in values and values[name].startswith(tag)]
+                found += [(bytes.fromhex(name[len(_OBJECT) :]), values[name]) for name in there]
+            return found
+
+    def sweep(self, action: Callable[[Sweep], T]) -> tuple[T, int]:
+        """Run deletions while no handle on this store object publishes. See the module."""
+        with self._lock:
+            results: list[tuple[T, _KvSweep]] = []
+
+            def make(root: _Root) -> _Root:
+                sweep = _KvSweep(self, root)
+                results.append((action(sweep), sweep))
+                return _Root(root.version + 1, root.refs, sweep.logs, root.meta)
+
+            # The version first: another process that publishes meanwhile loses its swap and writes again.
+            after = self._change(make)
+            result, sweep = results[-1]
+            if sweep.removed:
+                self._call("remove", self.kvstore.remove_many, *sweep.removed)
+            return result, after.version
+
     def close(self) -> None:
         """Let go of the store, which stays open; a second call does nothing."""
         with self._lock:
@@ -306,17 +361,19 @@ class KvBackend:
             self._seen = None
 
 
-class _Root:
-    """The refs, the newest reflog entry of each name, and the meta values."""
+class _Root(NamedTuple):
+    """What one key holds of the whole store.
 
-    __slots__ = ("logs", "meta", "refs")
+    Attributes:
+        version: publishes and sweeps so far.
+        refs, meta: values by name.
+        logs: name -> (digest of the newest entry, number of entries) of its reflog.
+    """
 
-    def __init__(
-        self, refs: Mapping[str, bytes], logs: Mapping[str, bytes], meta: Mapping[str, bytes]
-    ) -> None:
-        self.refs = refs
-        self.logs = logs
-        self.meta = meta
+    version: int
+    refs: Mapping[str, bytes]
+    logs: Mapping[str, tuple[bytes, int]]
+    meta: Mapping[str, bytes]
 
     @classmethod
     def decode(cls, raw: bytes) -> _Root:
@@ -327,24 +384,66 @@ class _Root:
         fields = wire.unpack(body, "the refs")
         if not isinstance(fields, list) or not fields or fields[0] != LAYOUT:
             raise FormatVersionError(f"the refs are not of layout {LAYOUT}, which this version reads")
-        _, _, refs, logs, meta = fields
-        return cls(refs, logs, meta)
+        _, _, version, refs, logs, meta = fields
+        return cls(version, refs, {name: (digest, count) for name, (digest, count) in logs.items()}, meta)
 
     def encode(self) -> bytes:
         """With 8 random bytes, so that no two roots are equal and a ``cas`` cannot mistake one."""
-        fields = [LAYOUT, os.urandom(8), dict(self.refs), dict(self.logs), dict(self.meta)]
+        fields = [LAYOUT, os.urandom(8), self.version, dict(self.refs), dict(self.logs), dict(self.meta)]
         return wire.seal(_ROOT_OID, wire.pack(fields))
 
-    def with_batch(self, batch: Batch) -> tuple[_Root, dict[str, bytes]]:
-        """The root after a batch whose refs have moved already, and the reflog entries to store."""
+    def with_entries(
+        self, updates: Sequence[RefUpdate]
+    ) -> tuple[dict[str, tuple[bytes, int]], dict[str, bytes]]:
+        """The reflogs after moves of refs, and the entries to store."""
         logs = dict(self.logs)
         entries: dict[str, bytes] = {}
-        for update in batch.refs:
+        for update in updates:
             if update.log is not None:
-                raw = wire.pack([logs.get(update.name), update.name, update.log])
-                logs[update.name] = oid_of(raw)
-                entries[_LOG + logs[update.name].hex()] = raw
-        return _Root(self.refs, logs, {**self.meta, **batch.meta}), entries
+                before, count = logs.get(update.name, (None, 0))
+                raw = wire.pack([before, update.name, update.log])
+                digest = oid_of(raw)
+                logs[update.name] = (digest, count + 1)
+                entries[_LOG + digest.hex()] = raw
+        return logs, entries
+
+
+class _KvSweep:
+    """Collects the keys that a sweep removes; see ``base.Sweep``."""
+
+    def __init__(self, backend: KvBackend, root: _Root) -> None:
+        self.version = root.version
+        self.removed: list[str] = []
+        self.logs = dict(root.logs)
+        self._backend = backend
+
+    def delete_record(self, location: bytes) -> bool:
+        """Delete a record by its oid; False if it is gone."""
+        key = _OBJECT + location.hex()
+        if self._backend._get(key) is None:
+            return False
+        self.removed.append(key)
+        return True
+
+    def delete_index(self, kind: Kind, oid: bytes, loc: bytes) -> None:
+        """Nothing: an object is found by its record, which goes in the same run."""
+
+    def trim_reflog(self, name: str, keep: int) -> None:
+        """Keep only the newest ``keep`` entries of a ref's reflog."""
+        digest, count = self.logs.get(name, (None, 0))
+        if digest is None or keep >= count:
+            return
+        for number in range(count):
+            raw = self._backend._get(_LOG + digest.hex())
+            if number >= keep:
+                self.removed.append(_LOG + digest.hex())
+            digest = None if raw is None else wire.unpack(raw, f"reflog of {name}")[0]
+            if digest is None:
+                break
+        if keep:
+            self.logs[name] = (self.logs[name][0], keep)
+        else:
+            del self.logs[name]
 
 
 def _items_of(batch: Batch) -> dict[str, bytes]:

@@ -9,8 +9,8 @@ from kvgit_hamt import diff, history, scan
 from kvgit_hamt.classic.results import RebaseResult
 from kvgit_hamt.classic.touches import Header, TouchLog, row_key
 from kvgit_hamt.classic.versioned import BytesMergeFn, Versioned
-from kvgit_hamt.errors import ConcurrencyError, CorruptionError, InvalidInputError
-from kvgit_hamt.gc import KEEP_REFLOG_US, collect
+from kvgit_hamt.errors import ConcurrencyError, CorruptionError, InvalidInputError, StaleBatchError
+from kvgit_hamt.gc import KEEP_REFLOG_US
 from kvgit_hamt.hamt import Editor, Tree
 from kvgit_hamt.history import CommitMeta
 from kvgit_hamt.node import Value
@@ -177,12 +177,17 @@ class GCVersioned(Versioned):
         store = self.repo.store
         before = self._total()
         dropped, after = self._choose(keep_keys, before)
-        writer = store.writer()
-        run = make_run(store.shape, [(key.encode(), None) for key in dropped])
-        tree = Editor(writer, store.shape).apply(Tree(*self._commit.tree), run)
         meta = CommitMeta(None, None if info is None else dict(info), self._commit.codec)
-        commit = history.put_commit(writer, tree, (), meta)
-        self._move(writer, RefValue(self._commit.oid), commit, "rebase", dropped)
+        while True:
+            writer = store.writer()
+            run = make_run(store.shape, [(key.encode(), None) for key in dropped])
+            tree = Editor(writer, store.shape).apply(Tree(*self._commit.tree), run)
+            commit = history.put_commit(writer, tree, (), meta)
+            try:
+                self._move(writer, RefValue(self._commit.oid), commit, "rebase", dropped)
+                break
+            except StaleBatchError:  # gc took something that the new tree was to share
+                continue
         cleaned = self.clean_orphans() if self._has_expired() else 0
         view = self._view
         return RebaseResult(
@@ -238,8 +243,4 @@ class GCVersioned(Versioned):
 
         Cost: see ``gc.collect``.
         """
-        keep_us = max(self._keep_reflog_us, int(min_age * 1_000_000))
-        # What this handle stands at may be on no branch any more; it goes on reading from it.
-        pinned = [self._commit.oid]
-        repo = self.repo
-        return collect(repo.store, repo.refs, keep_reflog_us=keep_us, pinned=pinned).freed_count
+        return self.repo.gc(keep_reflog=max(self._keep_reflog_us / 1_000_000, min_age)).freed_count

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from typing import Any, NamedTuple
 
 from kvgit_hamt import diff, graph, hamt, history
-from kvgit_hamt.backend.base import RefUpdate, Touch
+from kvgit_hamt.backend.base import Touch
 from kvgit_hamt.classic.engine import BYTES, backend_of, check_choice, engine_of
 from kvgit_hamt.classic.kvstore import Memory
 from kvgit_hamt.classic.results import DiffResult
@@ -20,6 +20,7 @@ from kvgit_hamt.errors import (
     EncodeError,
     InvalidInputError,
     MergeConflict,
+    StaleBatchError,
 )
 from kvgit_hamt.hamt import Editor, Tree
 from kvgit_hamt.history import CommitMeta
@@ -29,7 +30,7 @@ from kvgit_hamt.refs import CONFIG, HEADS, check_name
 from kvgit_hamt.repo import Repo
 from kvgit_hamt.results import MergeResult, MergeStrategy
 from kvgit_hamt.run import make_run
-from kvgit_hamt.snapshot import Keys, Snapshot, encode_key
+from kvgit_hamt.snapshot import Keys, encode_key
 from kvgit_hamt.store import StoreWriter
 
 BytesMergeFn = Callable[[bytes | None, bytes | None, bytes | None], Any]
@@ -41,9 +42,10 @@ class NoHeadError(BranchNotFoundError, ValueError):
 
 
 class _Request(NamedTuple):
-    """What a commit was asked to do."""
+    """What a commit was asked to do; ``remade`` are keys that are both removed and set."""
 
     changes: dict[bytes, bytes | None]
+    remade: frozenset[bytes]
     info: dict[str, Any] | None
     policy: MergePolicy
 
@@ -87,7 +89,7 @@ class Versioned:
 
     def _stand_at(self, commit: CommitObject) -> None:
         self._commit = commit
-        self._view = Snapshot(self.repo.store, BYTES, commit, self.repo)
+        self._view = self.repo.view_of(commit)
 
     def _find(self, commit_hash: str) -> CommitObject:
         store = self.repo.store
@@ -226,7 +228,7 @@ class Versioned:
             raise InvalidInputError(f"info is a mapping, not {type(info).__name__}")
         own = MergePolicy.of(self._merge_fns or None, None, self._default_merge)
         policy = MergePolicy.of(merge_fns or None, None, default_merge).over(own)
-        request = _Request(_changes(updates, removals), None if info is None else dict(info), policy)
+        request = _Request(*_changes(updates, removals), None if info is None else dict(info), policy)
         if not request.changes and info is None:
             result = MergeResult(True, self.current_commit, "no_op")
         else:
@@ -235,6 +237,13 @@ class Versioned:
         return result
 
     def _commit_request(self, request: _Request, on_conflict: str) -> MergeResult:
+        while True:
+            try:
+                return self._commit_once(request, on_conflict)
+            except StaleBatchError:  # gc took something that the new tree was to share
+                continue
+
+    def _commit_once(self, request: _Request, on_conflict: str) -> MergeResult:
         head = self._head()
         if head is None:
             raise NoHeadError(f"Branch {self._branch!r} has no HEAD: there is no such branch")
@@ -293,15 +302,13 @@ class Versioned:
         self, writer: StoreWriter, head: RefValue | None, commit: CommitObject, request: _Request
     ) -> None:
         """Move the branch from ``head`` to ``commit`` and stand there."""
-        for key in request.changes if self._touches is not None else ():
-            self._touch_if_new(key, request.changes[key])
+        if self._touches is not None:
+            tree = Tree(*self._commit.tree)
+            for key, data in request.changes.items():
+                is_new = key in request.remade or hamt.get(writer.store, writer.shape, tree, key) is None
+                if data is not None and is_new:
+                    self._touches.touch(key.decode())
         self._move(writer, head, commit, "commit")
-
-    def _touch_if_new(self, key: bytes, data: bytes | None) -> None:
-        store = self.repo.store
-        if data is not None and hamt.get(store, store.shape, Tree(*self._commit.tree), key) is None:
-            assert self._touches is not None
-            self._touches.touch(key.decode())
 
     def _move(
         self,
@@ -459,18 +466,21 @@ class Versioned:
 
 def _changes(
     updates: Mapping[str, bytes] | None, removals: Iterable[str] | None
-) -> dict[bytes, bytes | None]:
-    """Checked changes by encoded key."""
+) -> tuple[dict[bytes, bytes | None], frozenset[bytes]]:
+    """Checked changes by encoded key, and the keys that are both removed and set."""
     if isinstance(removals, (str, bytes)):
         raise InvalidInputError("removals is a set of keys, not one key")
-    changes: dict[bytes, bytes | None] = {encode_key(key): None for key in removals or ()}
+    removed = {encode_key(key) for key in removals or ()}
+    changes: dict[bytes, bytes | None] = {}
     for key, value in (updates or {}).items():
         if not isinstance(value, bytes):
             raise EncodeError(
                 f"Expected bytes for {key!r}, got {type(value).__name__}; Staged takes any value"
             )
         changes[encode_key(key)] = bytes(value)
-    return changes
+    remade = frozenset(removed.intersection(changes))
+    changes.update(dict.fromkeys(sorted(removed - remade)))
+    return changes, remade
 
 
 def _changed_by_us_only(writer: StoreWriter, trees: tuple[Tree, Tree, Tree]) -> Set[str]:
@@ -481,6 +491,3 @@ def _changed_by_us_only(writer: StoreWriter, trees: tuple[Tree, Tree, Tree]) -> 
         for key, _, new in diff.diff(writer, writer.shape, base, ours)
         if new is not None and not hamt.has_changed(writer, writer.shape, base, theirs, key)
     }
-
-
-__all__ = ["BytesMergeFn", "NoHeadError", "RefUpdate", "Versioned"]
