@@ -349,6 +349,18 @@ class Repo:
             self.store, self.refs, dry_run=dry_run, keep_reflog_us=keep_us, pinned=pinned, progress=progress
         )
 
+    def compact(self) -> tuple[int, int]:
+        """Give what gc freed back to the file system: (bytes of the file before, and after).
+
+        Raises:
+            LockedError: another process has the store open. StoreFullError: no room for the copy that
+                this takes. The store is as it was.
+
+        Cost: writes what is stored once.
+        """
+        self.check_open()
+        return self.store.backend.compact()
+
     def usage(self) -> dict[str, Usage]:
         """For each branch ("heads/NAME") and tag ("tags/NAME") the bytes it holds alone, and shares.
 

@@ -200,6 +200,9 @@ class Backend(Protocol):
         nothing is deleted.
         """
 
+    def compact(self) -> tuple[int, int]:
+        """Give freed space back where there is a file: (bytes before, bytes after); (0, 0) without one."""
+
     def stats(self) -> dict[str, int]:
         """``record_count``, ``file_bytes`` and what else the backend knows, as integers."""
 

@@ -16,16 +16,15 @@ Nine named databases in one environment. Spec: docs/format.md, "LMDB".
 from __future__ import annotations
 
 import os
-import struct
 import sys
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
 from typing import Any, NoReturn, TypeVar
 
 import lmdb
 
-from kvgit_hamt.backend.base import Batch, Kind, NewRecord, RefUpdate, Sweep, oid_floor
+from kvgit_hamt.backend.base import Batch, Kind, Sweep, oid_floor
+from kvgit_hamt.backend.lmdb_compact import compact
 from kvgit_hamt.backend.lmdb_env import (
     Options,
     Session,
@@ -45,24 +44,22 @@ from kvgit_hamt.backend.lmdb_state import (
     check_number,
     protect,
     put_state,
-    put_touches,
     read_state,
     read_touches,
     unprotect,
 )
 from kvgit_hamt.backend.lmdb_sweep import LmdbSweep, index_of, list_index, list_records
+from kvgit_hamt.backend.lmdb_write import SEQUENCE, apply_batch
 from kvgit_hamt.errors import (
     BackendError,
-    BranchMovedError,
     ClosedError,
     CorruptionError,
     KvgitHamtError,
     OutcomeUnknownError,
     ReadOnlyError,
-    StaleBatchError,
     StoreFullError,
 )
-from kvgit_hamt.wire import place_of, seal, shift_places
+from kvgit_hamt.wire import place_of
 
 T = TypeVar("T")
 _Txn = Any  # lmdb.Transaction[bytes]; its stubs are not part of every installation
@@ -70,8 +67,7 @@ _Txn = Any  # lmdb.Transaction[bytes]; its stubs are not part of every installat
 ATTEMPTS = 64  # of one call: growth doubles the map, so 64 reach any size
 CHUNK_RECORDS = 256  # read in one transaction while iterating (no long reader pins pages), put in one call
 CHUNK_BYTES = 1 << 20
-_SEQUENCE = struct.Struct(">Q")
-_LAST_SEQUENCE = b"\xff" * 8
+_LASTSEQUENCE = b"\xff" * 8
 
 
 class LmdbBackend:
@@ -240,7 +236,7 @@ class LmdbBackend:
         def action(txn: _Txn, tables: Tables) -> list[tuple[bytes, bytes]]:
             found: list[tuple[bytes, bytes]] = []
             with txn.cursor(tables.reflog) as cursor:
-                more = cursor.prev() if cursor.set_range(start + _LAST_SEQUENCE) else cursor.last()
+                more = cursor.prev() if cursor.set_range(start + _LASTSEQUENCE) else cursor.last()
                 while more and cursor.key().startswith(start) and (limit is None or len(found) < limit):
                     found.append(cursor.item())
                     more = cursor.prev()
@@ -258,7 +254,7 @@ class LmdbBackend:
                 while more:
                     name = cursor.key()[:-9]
                     names.append(_text(name))
-                    more = cursor.set_range(name + b"\0" + _LAST_SEQUENCE)
+                    more = cursor.set_range(name + b"\0" + _LASTSEQUENCE)
             return names
 
         return self._view(action)
@@ -328,14 +324,14 @@ class LmdbBackend:
         """Store a batch in one atomic, durable step: records, then refs. See ``Backend.publish``."""
         if not (batch.records or batch.refs or batch.required or batch.meta or batch.touches):
             return 0
-        return self._write(lambda txn, tables, state: _apply(txn, tables, state, batch))
+        return self._write(lambda txn, tables, state: apply_batch(txn, tables, state, batch))
 
     def reserve(self, count: int) -> int:
         """Take ``count`` places for good and return the first. Durable, and pending: see ``Backend``."""
 
         def action(txn: _Txn, tables: Tables, state: State) -> tuple[State, int]:
             first = state.next_place
-            key = _SEQUENCE.pack(first)
+            key = SEQUENCE.pack(first)
             txn.put(key, protect(key, Holder.me(count).encode()), db=tables.pending)
             return state._replace(next_place=first + count), first
 
@@ -345,7 +341,7 @@ class LmdbBackend:
         """Give up a reservation by its first place; unknown ones are ignored."""
 
         def action(txn: _Txn, tables: Tables, state: State) -> tuple[State, None]:
-            txn.delete(_SEQUENCE.pack(first), db=tables.pending)
+            txn.delete(SEQUENCE.pack(first), db=tables.pending)
             return state, None
 
         self._write(action)
@@ -371,6 +367,24 @@ class LmdbBackend:
             return state, (action(LmdbSweep(txn, tables, state.counter)), state.counter + 1)
 
         return self._write(write)
+
+    def compact(self) -> tuple[int, int]:
+        """Give freed pages back to the file system: (bytes of the file before, and after).
+
+        Raises:
+            LockedError: another process has the store open, or wrote to it meanwhile.
+            StoreFullError: no room for the copy. The store is as it was.
+
+        Cost: writes what is stored once; needs that much room beside it.
+        """
+        if self._is_readonly:
+            raise ReadOnlyError(f"the store at {self.path} was opened read-only")
+        with self._shared.lock:
+            self._bind()
+            try:
+                return compact(self._shared)
+            finally:
+                self._bind()
 
     # the write transaction
 
@@ -499,100 +513,3 @@ def _text(key: bytes) -> str:
         return key.decode()
     except UnicodeDecodeError as error:
         raise CorruptionError(f"ref name {key!r} is damaged") from error
-
-
-# --- the write transaction ----------------------------------------------------------------------
-
-
-def _apply(txn: _Txn, tables: Tables, state: State, batch: Batch) -> tuple[State, int]:
-    """All of a batch. Refusals come first, so that a lost race costs nothing."""
-    for oid in batch.required:
-        if txn.get(oid, None, tables.commits) is None:
-            raise CorruptionError(f"commit {oid.hex()} is gone; nothing was stored")
-    for kind, oid, loc in batch.relied:
-        if txn.get(oid, None, index_of(tables, kind)) != loc:
-            raise StaleBatchError("something that this change shares was collected; nothing was stored")
-    refs_sum = state.refs_sum
-    for update in batch.refs:
-        refs_sum += _move_ref(txn, tables, update)
-    if batch.is_reserved:
-        first, next_place = batch.base, state.next_place
-        _use_reservation(txn, tables, batch)
-    else:
-        first, next_place = state.next_place, state.next_place + len(batch.records)
-    delta = first - batch.base if batch.records else 0
-    if batch.records:
-        _append_records(txn, tables, batch, first)
-        _enter_records(txn, tables, batch.records, first)
-    sequence = state.log_sequence
-    for update in batch.refs:
-        if update.log is not None:
-            key = update.name.encode() + b"\0" + _SEQUENCE.pack(sequence)
-            txn.put(key, protect(key, update.log), db=tables.reflog)
-            sequence += 1
-    for name, value in batch.meta.items():
-        key = name.encode()
-        txn.put(key, protect(key, value), db=tables.meta)
-    put_touches(txn, tables, batch.touches)
-    state = state._replace(next_place=next_place, refs_sum=refs_sum & SUM_MASK, log_sequence=sequence)
-    return state, delta
-
-
-def _move_ref(txn: _Txn, tables: Tables, update: RefUpdate) -> int:
-    """Compare and set one ref; returns what it adds to the sum over the refs."""
-    key = update.name.encode()
-    stored = txn.get(key, None, tables.refs)
-    actual = None if stored is None else unprotect(key, stored, "ref")
-    if actual != update.old:
-        raise BranchMovedError(update.name, actual)
-    change = 0 if stored is None else -check_number(stored)
-    if update.new is not None:
-        value = protect(key, update.new)
-        txn.put(key, value, db=tables.refs)
-        change += check_number(value)
-    elif stored is not None:
-        txn.delete(key, db=tables.refs)
-    return change
-
-
-def _use_reservation(txn: _Txn, tables: Tables, batch: Batch) -> None:
-    """Check that the batch lies in a reservation that still stands; the batch with the refs ends it."""
-    with txn.cursor(tables.pending) as cursor:
-        after = cursor.set_range(_SEQUENCE.pack(batch.base + 1))
-        found = cursor.prev() if after else cursor.last()
-        key, stored = cursor.item() if found else (b"", b"")
-        end = batch.base + len(batch.records)
-        holder = Holder.decode(unprotect(key, stored, "reservation")) if found else None
-        if holder is None or end > int.from_bytes(key, "big") + holder.taken:
-            raise BackendError(f"places {batch.base} to {end - 1} are not reserved; nothing was stored")
-        if batch.refs:
-            cursor.delete()
-
-
-def _append_records(txn: _Txn, tables: Tables, batch: Batch, first: int) -> None:
-    """Seal and put the records at ``first`` and following; past the last key LMDB only appends."""
-    with txn.cursor(tables.records) as cursor:
-        is_last = not cursor.last() or int.from_bytes(cursor.key(), "little") < first
-        items = _sealed(batch.records, batch.base, first)
-        added = 0
-        # Lists, so that no Python runs inside putmulti: a signal handler that forks would close it all.
-        while part := list(islice(items, CHUNK_RECORDS)):
-            added += cursor.putmulti(part, dupdata=False, overwrite=False, append=is_last)[1]
-    if added != len(batch.records):
-        raise CorruptionError(f"places from {first} on hold records already; nothing was stored")
-
-
-def _sealed(records: Sequence[NewRecord], base: int, first: int) -> Iterator[tuple[bytes, bytes]]:
-    delta = first - base
-    for place, record in enumerate(records, first):
-        body = record.body
-        if delta and record.place_count:
-            body = shift_places(body, record.place_count, base, delta)
-        yield place.to_bytes(8, "little"), seal(record.oid, body)
-
-
-def _enter_records(txn: _Txn, tables: Tables, records: Sequence[NewRecord], first: int) -> None:
-    for place, (oid, _, _, kind) in enumerate(records, first):
-        if kind is not None:
-            # A blob or node that is there already stays where it is: others link to it.
-            txn.put(oid, place_of(place), overwrite=kind == "commit", db=index_of(tables, kind))

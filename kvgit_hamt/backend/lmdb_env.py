@@ -257,6 +257,10 @@ class SharedEnvironment:
         if session is not None:
             session.env.close()
 
+    def swapped(self) -> None:
+        """Accept the file that ``compact`` put in place of the old one, at the next ``open``."""
+        self._identity = None
+
     # growth
 
     def grow(self) -> None:

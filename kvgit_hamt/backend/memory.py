@@ -209,6 +209,11 @@ class MemoryBackend:
             self._version += 1
             return result, self._version
 
+    def compact(self) -> tuple[int, int]:
+        """Nothing to give back."""
+        self._check_open()
+        return 0, 0
+
     def stats(self) -> dict[str, int]:
         """Counts of records, commits and refs; ``file_bytes`` is 0."""
         self._check_open()
