@@ -155,7 +155,11 @@ class Stage(TreeView, MutableMapping[str, Any]):
 
     def update(self, other: Any = (), /, **more: Any) -> None:
         """Set many keys; all are encoded first, so a value that fails leaves everything as it was."""
-        pairs = list(other.items() if isinstance(other, Mapping) else other) + list(more.items())
+        if isinstance(other, Mapping):
+            pairs = list(other.items())
+        else:
+            pairs = [(key, other[key]) for key in other.keys()] if hasattr(other, "keys") else list(other)  # noqa: SIM118
+        pairs += more.items()
         encoded = {encode_key(key): self._codec.encode_for(key, value) for key, value in pairs}
         self._check_open()
         self._pending.update(encoded)
