@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from kvgit_hamt import node
-from kvgit_hamt.hamt import Reader, Segment, Tree, segments_of
+from kvgit_hamt.hamt import Reader, Segment, Tree, segment_at, segments_of
 from kvgit_hamt.node import INNER, Value
 from kvgit_hamt.path import Shape
 from kvgit_hamt.scan import Window, leaf_bodies, window_of
@@ -58,6 +58,8 @@ class _Differ:
     def pair(self, old: Segment, new: Segment, level: int) -> list[tuple[list[Segment], list[Segment], int]]:
         """The runs of two inner nodes at ``level``, side by side; equal ones left out."""
         bodies = self.reader.read_many([(old.oid, old.loc), (new.oid, new.loc)])
+        if node.inner_slots(bodies[0]) == node.inner_slots(bodies[1]):
+            return self.aligned(bodies[0], bodies[1], level)
         left, right = segments_of(bodies[0]), segments_of(bodies[1])
         out: list[tuple[list[Segment], list[Segment], int]] = []
         i = j = 0
@@ -71,6 +73,17 @@ class _Differ:
                 continue
             if any(self.window.holds(self.shape, s, level) for s in (*before, *after)):
                 out.append((before, after, level))
+        return out
+
+    def aligned(self, old: bytes, new: bytes, level: int) -> list[tuple[list[Segment], list[Segment], int]]:
+        """``pair`` for two nodes whose children stand in the same runs: most of the time."""
+        before, after = node.inner_children(old), node.inner_children(new)
+        out: list[tuple[list[Segment], list[Segment], int]] = []
+        for number, oid in enumerate(before.oids):
+            if oid != after.oids[number]:
+                sides = segment_at(before, number), segment_at(after, number)
+                if self.window.holds(self.shape, sides[0], level):
+                    out.append(([sides[0]], [sides[1]], level))
         return out
 
     def uneven(self, before: list[Segment], after: list[Segment], level: int) -> Iterator[Difference]:

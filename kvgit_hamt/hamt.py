@@ -109,6 +109,20 @@ def leaf_segment(start: int, width: int, body: bytes) -> Segment:
     return Segment(start, width, *node.leaf_stats(body), b"", b"", body)
 
 
+def segment_at(children: node.Children, number: int) -> Segment:
+    """One child of an inner node."""
+    return Segment(
+        children.slots.index(number),
+        children.slots.count(number),
+        children.counts[number],
+        children.sizes[number],
+        children.extras[number],
+        children.oids[number],
+        children.locs[number],
+        b"",
+    )
+
+
 def segments_of(body: bytes) -> list[Segment]:
     """The runs of an inner node, in slot order."""
     slots, oids, locs, counts, sizes, extras = node.inner_children(body)
@@ -292,46 +306,51 @@ class Editor:
         shape = self.shape
         columns = node.inner_children(body)
         slots = columns.slots
-        changed: dict[int, list[Segment]] = {}
-        is_same_layout = True
+        changed: list[tuple[Segment, list[Segment]]] = []
         while i < j:
             slot = run.slot(shape, i, level)
             number = slots[slot]
             if number == EMPTY_SLOT:
                 old = empty_segment(*node.empty_run(slots, slot))
             else:
-                old = Segment(
-                    slots.index(number), slots.count(number), columns.counts[number],
-                    columns.sizes[number], columns.extras[number], columns.oids[number],
-                    columns.locs[number], b"",
-                )  # fmt: skip
+                old = segment_at(columns, number)
             end = run.bound(shape, i, j, level, old.start + old.width)
             new = self.change(old, level, run, i, end)
             if new != [old]:
-                changed[old.start] = new
-                is_same_layout = is_same_layout and _keeps_layout(old, new)
+                changed.append((old, new))
             i = end
+        return self.exchange(child, body, changed, mark)
+
+    def exchange(
+        self, child: Segment, body: bytes, changed: list[tuple[Segment, list[Segment]]], mark: int
+    ) -> Segment:
+        """An inner node with what stands in some of its runs exchanged: (old, new) in slot order."""
         if not changed:
             return child
-        if is_same_layout:
-            return self._replace(child, columns, changed, mark)
+        if all(_keeps_layout(old, new) for old, new in changed):
+            return self._replace(child, node.inner_children(body), changed, mark)
         segments: list[Segment] = []
-        skip = 0
+        instead = {old.start: new for old, new in changed}
+        covered = 0
         for old in segments_of(body):
-            if old.start in changed:
-                segments += changed[old.start]
-                skip = old.start + old.width
-            elif old.start >= skip:
+            if old.start in instead:
+                segments += instead[old.start]
+                covered = old.start + old.width
+            elif old.start >= covered:
                 segments.append(old)
-        node_segment = self.assemble(segments, mark)
-        return node_segment._replace(start=child.start, width=child.width)
+        whole = self.assemble(segments, mark)
+        return whole._replace(start=child.start, width=child.width)
 
     def _replace(
-        self, child: Segment, columns: node.Children, changed: dict[int, list[Segment]], mark: int
+        self,
+        child: Segment,
+        columns: node.Children,
+        changed: list[tuple[Segment, list[Segment]]],
+        mark: int,
     ) -> Segment:
-        """An inner node in which some children were exchanged and no run changed."""
-        for start, (new,) in changed.items():
-            number = columns.slots[start]
+        """``exchange`` where every child stays one child of its run."""
+        for old, (new,) in changed:
+            number = columns.slots[old.start]
             oid, loc = self.put(new)
             columns.oids[number] = oid
             columns.locs[number] = loc

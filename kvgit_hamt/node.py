@@ -343,6 +343,11 @@ def inner_stats(body: bytes) -> tuple[int, int, int]:
     return totals[0], totals[1], totals[2]
 
 
+def inner_slots(body: bytes) -> bytes:
+    """The slot table of an inner node."""
+    return body[HEADER_BYTES : HEADER_BYTES + (1 << body[2])]
+
+
 def inner_children(body: bytes) -> Children:
     """Decode an inner node into columns."""
     kind, _, bits, count, count_width, size_width, extra_width, _ = _INNER_HEADER.unpack_from(body)
