@@ -10,7 +10,7 @@ from typing import Any
 from kvgit_hamt.backend.base import Backend
 from kvgit_hamt.backend.kv import KvBackend
 from kvgit_hamt.codec import get_codec
-from kvgit_hamt.errors import BranchMovedError, InvalidInputError
+from kvgit_hamt.errors import BranchMovedError
 from kvgit_hamt.objects import Config
 from kvgit_hamt.path import Shape
 from kvgit_hamt.refs import CONFIG, now_us
@@ -69,9 +69,3 @@ def _open(backend: Backend) -> Repo:
         backend.close()
         raise
     return Repo(backend, codec=BYTES)
-
-
-def check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
-    """Raise InvalidInputError unless the value is one of those."""
-    if value not in allowed:
-        raise InvalidInputError(f"{name} must be {' or '.join(map(repr, allowed))}, got {value!r}")

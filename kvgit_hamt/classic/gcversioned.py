@@ -156,8 +156,12 @@ class GCVersioned(Versioned):
         return self._nothing_done(total) if total <= self.high_water else self.rebase()
 
     def _nothing_done(self, total: int) -> RebaseResult:
-        view = self._view
-        return RebaseResult(False, None, (), total, total, _kept=lambda: tuple(sorted(view)))
+        return RebaseResult(False, None, (), total, total, 0, self._kept_keys())
+
+    def _kept_keys(self) -> Callable[[], tuple[str, ...]]:
+        """Finds the keys of the commit it stands at, when it is called."""
+        repo, commit = self.repo, self.current_commit
+        return lambda: tuple(sorted(repo.snapshot(commit=commit)))
 
     def rebase(
         self, keep_keys: Collection[str] | None = None, *, info: Mapping[str, Any] | None = None
@@ -189,10 +193,8 @@ class GCVersioned(Versioned):
             except StaleBatchError:  # gc took something that the new tree was to share
                 continue
         cleaned = self.clean_orphans() if self._has_expired() else 0
-        view = self._view
-        return RebaseResult(
-            True, view.id, tuple(dropped), before, after, cleaned, lambda: tuple(sorted(view))
-        )
+        kept = self._kept_keys()
+        return RebaseResult(True, self.current_commit, tuple(dropped), before, after, cleaned, kept)
 
     def _choose(self, keep_keys: Collection[str] | None, total: int) -> tuple[list[str], int]:
         """The keys to drop, and the bytes that are left."""

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 from kvgit_hamt import diff, graph, hamt, history
 from kvgit_hamt.backend.base import Touch
-from kvgit_hamt.classic.engine import BYTES, backend_of, check_choice, engine_of
+from kvgit_hamt.branch_stage import check_choice, conflict_error
+from kvgit_hamt.classic.engine import BYTES, backend_of, engine_of
 from kvgit_hamt.classic.kvstore import Memory
 from kvgit_hamt.classic.results import DiffResult
 from kvgit_hamt.classic.touches import Header, TouchLog, encode_header, read_header
@@ -19,7 +20,6 @@ from kvgit_hamt.errors import (
     ConcurrencyError,
     EncodeError,
     InvalidInputError,
-    MergeConflict,
     StaleBatchError,
 )
 from kvgit_hamt.hamt import Editor, Tree
@@ -258,8 +258,10 @@ class Versioned:
             if on_conflict == "abandon":
                 return MergeResult(False, None, strategy)
             raise
-        view = self._view
-        return MergeResult(True, view.id, strategy, auto, carried_keys=lambda: frozenset(view) - auto)
+        repo, commit = self.repo, self.current_commit
+        # By its id, so that a result that is kept does not keep a whole history from gc.
+        carried = lambda: frozenset(repo.snapshot(commit=commit)) - auto  # noqa: E731
+        return MergeResult(True, commit, strategy, auto, carried)
 
     def _forward(self, head: RefValue, request: _Request) -> None:
         writer = self.repo.store.writer()
@@ -290,8 +292,7 @@ class Versioned:
         trees = (Tree(*bases[0].tree), Tree(*ours.tree), Tree(*theirs.tree))
         merged = history.merge_trees(writer, BYTES, request.policy, trees)
         if merged.conflicts:
-            errors = {each.key: each.error for each in merged.conflicts if each.error is not None}
-            raise MergeConflict([each.key for each in merged.conflicts], errors, merged.conflicts)
+            raise conflict_error(merged.conflicts)
         meta = CommitMeta(None, request.info, BYTES.name)
         final = history.put_commit(writer, merged.tree, (theirs, ours), meta)
         auto = merged.auto_merged_keys | _changed_by_us_only(writer, trees)
