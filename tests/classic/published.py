@@ -56,7 +56,7 @@ def download(folder: Path) -> Path | None:
     """The unpacked sdist in ``folder``, None if pip cannot get it."""
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:"]
     done = subprocess.run(
-        [*command, "--no-build-isolation", PROJECT, "-d", str(folder)],
+        [*command, PROJECT, "-d", str(folder)],
         capture_output=True,
         text=True,
         timeout=120,
