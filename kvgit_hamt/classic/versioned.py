@@ -259,8 +259,11 @@ class Versioned:
                 return MergeResult(False, None, strategy)
             raise
         repo, commit = self.repo, self.current_commit
-        # By its id, so that a result that is kept does not keep a whole history from gc.
-        carried = lambda: frozenset(repo.snapshot(commit=commit)) - auto  # noqa: E731
+
+        def carried() -> frozenset[str]:
+            # By its id, so that a result that is kept does not keep a whole history from gc.
+            return frozenset(repo.snapshot(commit=commit)) - auto
+
         return MergeResult(True, commit, strategy, auto, carried)
 
     def _forward(self, head: RefValue, request: _Request) -> None:
