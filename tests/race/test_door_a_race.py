@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -53,8 +54,13 @@ def in_threads(count, work):
         barrier.wait(racers.PATIENCE_S)
         return work(number)
 
-    with ThreadPoolExecutor(count) as pool:
-        return [job.result(racers.PATIENCE_S) for job in [pool.submit(run, n) for n in range(count)]]
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)  # threads change places within a commit, not after many
+    try:
+        with ThreadPoolExecutor(count) as pool:
+            return [job.result(racers.PATIENCE_S) for job in [pool.submit(run, n) for n in range(count)]]
+    finally:
+        sys.setswitchinterval(usual)
 
 
 @pytest.mark.parametrize(("writers", "count"), SIZES)
