@@ -8,6 +8,7 @@ import os
 import resource
 import subprocess
 import sys
+import tempfile
 import warnings
 from pathlib import Path
 
@@ -142,12 +143,19 @@ def test_a_readonly_handle_stays_so_beside_a_writing_one(tmp_path):
         assert reader.get_ref("heads/main") == b"1"
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can take its own rights away and back")
-def test_a_directory_without_write_permission_is_named(tmp_path):
-    with LmdbBackend(tmp_path / "store") as backend:
-        set_ref(backend, b"1")
-    for path in (*tmp_path.parents[:2], tmp_path):
+@pytest.fixture
+def open_directory():
+    """A directory that every user can look into, which pytest's own are not."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as name:
+        path = Path(name)
         path.chmod(0o755)
+        yield path
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can take its own rights away and back")
+def test_a_directory_without_write_permission_is_named(open_directory):
+    with LmdbBackend(open_directory / "store") as backend:
+        set_ref(backend, b"1")
     code = """
 import os, sys
 from kvgit_hamt.backend.lmdb import LmdbBackend
@@ -159,7 +167,7 @@ for path in sys.argv[1:]:
     except ReadOnlyError as error:
         print(path in str(error))
 """
-    assert in_python(code, tmp_path / "store", tmp_path / "new").split() == ["True", "True"]
+    assert in_python(code, open_directory / "store", open_directory / "new").split() == ["True", "True"]
 
 
 # --- sharing
