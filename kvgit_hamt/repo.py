@@ -20,6 +20,7 @@ from kvgit_hamt.errors import (
     ClosedError,
     CommitNotFoundError,
     InvalidInputError,
+    StaleBatchError,
 )
 from kvgit_hamt.hamt import Tree
 from kvgit_hamt.history import CommitMeta
@@ -447,7 +448,7 @@ def _config_of(backend: Backend, wanted: Codec | None, shape: Shape | None, cloc
         config = Config(shape or Shape(), codec.name)
         try:
             create_store(backend, config, clock)
-        except BranchMovedError:  # another process has just made it
+        except (BranchMovedError, StaleBatchError):  # another process has just made it
             data = backend.get_ref(CONFIG)
         else:
             return config

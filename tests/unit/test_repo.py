@@ -75,6 +75,26 @@ def test_what_was_stored_is_there_when_it_is_opened_again(home, repo):
     assert (list(again.log()), again.reflog()) == (log, reflog)
 
 
+def test_a_store_that_another_makes_at_the_same_moment_is_taken_up(home, monkeypatch):
+    def create(backend, config, clock, original=kvgit.repo.create_store):
+        monkeypatch.undo()
+        other = home.open()
+        put(other, {"a": 1})
+        return original(backend, config, clock)
+
+    monkeypatch.setattr("kvgit_hamt.repo.create_store", create)
+    assert home.open().snapshot()["a"] == 1
+
+    def commit(writer, *args, original=kvgit.repo.history.put_commit):
+        monkeypatch.undo()
+        put(home.open(), {"b": 1})
+        return original(writer, *args)
+
+    home.__init__(home.kind, home.path.parent / "second")
+    monkeypatch.setattr("kvgit_hamt.history.put_commit", commit)
+    assert home.open().snapshot()["b"] == 1
+
+
 def test_open_gives_a_worktree_of_any_branch_in_one_call(tmp_path):
     with kvgit.open(tmp_path / "s") as worktree:
         worktree["a"] = 1
