@@ -1,1 +1,1 @@
-"""Benchmarks; each is a program that prints what it measured and how."""
+"""The benchmark suite: ``python -m bench`` measures, ``python -m bench.report`` makes tables and plots."""
