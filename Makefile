@@ -1,6 +1,7 @@
 # make demo        see it work (in DIR, by default ./demo-store; replaces its own earlier store there)
 # make test        the fast tests
 # make test-slow   only the slow ones
+# make bench       measure it beside its rivals (BENCH_ARGS="--sizes 10k --repeats 1": see docs/howto/benchmark.md)
 # make check       format, lint, types, documents and the fast tests: what CI runs
 #
 # Everything is installed into VENV, which is made on first use; nothing else on the machine is changed.
@@ -11,6 +12,7 @@ DIR ?= ./demo-store
 # Test processes; JOBS=0 runs the tests in one, which a debugger needs.
 JOBS ?= auto
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export PIP_NO_INPUT = 1
@@ -18,7 +20,7 @@ export PIP_NO_INPUT = 1
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
-.PHONY: help demo test test-slow check lint format clean
+.PHONY: help demo test test-slow bench check lint format clean
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 
@@ -33,6 +35,10 @@ test: $(VENV)/.installed-dev
 
 test-slow: $(VENV)/.installed-dev
 	$(PYTEST) -m slow $(PYTEST_ARGS)
+
+bench: $(VENV)/.installed-bench
+	$(BIN)/python -m bench $(BENCH_ARGS)
+	$(BIN)/python -m bench.report
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
@@ -70,4 +76,11 @@ $(VENV)/.installed: pyproject.toml | $(BIN)/python
 
 $(VENV)/.installed-dev: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet -e ".[dev]"
+	@touch $@ $(VENV)/.installed
+
+# A rival that cannot be had here is left out by name, one by one; the benchmark then skips it.
+$(VENV)/.installed-bench: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet -e ".[bench]" || { \
+	  $(BIN)/python -m pip install --quiet -e . && for rival in doltlite "kvgit[disk]" prollytree; do \
+	  $(BIN)/python -m pip install --quiet "$$rival" || echo "$$rival could not be installed" >&2; done; }
 	@touch $@ $(VENV)/.installed
