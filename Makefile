@@ -38,7 +38,6 @@ test-slow: $(VENV)/.installed-dev
 
 bench: $(VENV)/.installed-bench
 	$(BIN)/python -m bench $(BENCH_ARGS)
-	$(BIN)/python -m bench.report
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .

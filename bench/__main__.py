@@ -1,7 +1,7 @@
 """The benchmark: the same workloads on this library and its rivals, side by side.
 
 For each size and repeat, every rival is run in turn, each phase of it in a process of its own. The raw
-samples go to a JSON file; ``python -m bench.report`` makes the tables and plots of it.
+samples go to a JSON file; tables and plots are made of it as ``python -m bench.report`` does.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from bench import machine
+from bench import machine, report
 from bench.adapters import RIVALS, find
 from bench.measure import run_watched
 from bench.plan import FULL, QUICK
@@ -239,11 +239,15 @@ def main(argv: list[str] | None = None) -> int:
     """Measure, and write the samples."""
     options = parse(argv)
     session = Session(options)
+    if options.quick and options.out is None:
+        options.out = Path(tempfile.gettempdir()) / "kvgit-hamt-bench" / "quick.json"
     today = datetime.datetime.now(datetime.timezone.utc).date()
     out: Path = options.out or RESULTS / f"{today}.json"
     with tempfile.TemporaryDirectory(prefix="kvgit-hamt-bench-", dir=options.dir) as name:
         session.run(Path(name), out)
     session.say(f"{len(session.samples)} rows of samples, {len(session.failures)} failures: {out.name}")
+    if any(row["keys"] for row in session.samples):
+        report.main([str(out)])
     return 1 if session.failures else 0
 
 

@@ -42,7 +42,7 @@ def allocated_bytes(path: Path) -> int:
 
 
 def written_bytes() -> int | None:
-    """Bytes that this process and its finished children passed to write calls; None where they are not counted.
+    """Bytes that this process and its finished children passed to write calls; None where not counted.
 
     The count of bytes that reach storage is no use here: it takes a small write for all of the large folio
     that it falls into. No rival writes through a memory map.

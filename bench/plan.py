@@ -70,7 +70,7 @@ WORKLOADS = {
         Workload("load", "bulk load, pairs in random order", RATE),
         Workload("load_sorted", "bulk load, sorted by key first (sort included)", RATE),
         Workload("get_warm", "random get, warm", RATE),
-        Workload("get_cold", "random get, the first 1,000 after reopening", RATE),
+        Workload("get_cold", "random get, first 1,000 after reopening", RATE),
         Workload("get_many", "get_many of 1,000", RATE),
         Workload("commit_1", "commit of 1 key, durable", MS),
         Workload("commit_1_fast", "commit of 1 key, not durable", MS),

@@ -22,9 +22,10 @@ COLOURS = {
 STYLE = """<style>
 text { font: 12px system-ui, sans-serif; fill: #222 }
 .head { font-size: 14px; font-weight: 600 } .small { font-size: 10.5px } .right { text-anchor: end }
-.middle { text-anchor: middle } .grid { stroke: #0002 } .axis { stroke: #0008 } .loss { fill: #d04a3a1c }
+.middle { text-anchor: middle } .loss { fill: #d04a3a; fill-opacity: 0.12 }
+.grid { stroke: #000; stroke-opacity: 0.13 } .axis { stroke: #000; stroke-opacity: 0.55 }
 @media (prefers-color-scheme: dark) {
-text { fill: #ddd } .grid { stroke: #fff2 } .axis { stroke: #fff8 } .loss { fill: #ff6a5a26 } }
+text { fill: #ddd } .grid, .axis { stroke: #fff } .loss { fill: #ff6a5a; fill-opacity: 0.16 } }
 </style>"""
 NOT_COMPARED = ("import", "open_memory", "load_sorted", "disk_sorted")
 GROWING = [
@@ -109,7 +110,7 @@ def growth_svg(results: Results) -> str:
         for name in GROWING
         if any(results.median(r, n, name) for r in results.rivals for n in results.sizes)
     ]
-    columns, width, height, top = 4, 235.0, 165.0, 62.0
+    columns, width, height, top = 4, 262.0, 165.0, 62.0
     head = "Growth: each figure over the number of keys (both axes logarithmic)"
     parts = [_text(10, 20, head, "head"), *_legend(results, results.rivals, 16, 44)]
     for number, name in enumerate(names):

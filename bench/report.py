@@ -26,7 +26,7 @@ def ratio_text(ratio: float | None, rival: str | None = None) -> str:
     """How we compare; a loss is in bold and called one."""
     if ratio is None:
         return "-"
-    text = f"{ratio:.2g} x" if ratio < 10 else f"{ratio:,.0f} x"
+    text = f"{ratio:.2f} x" if ratio < 10 else f"{ratio:,.0f} x"
     if rival is not None:
         text += f" {rival}"
     return text if ratio >= 1 else f"**{text} (loss)**"
@@ -86,8 +86,8 @@ def conditions(results: Results) -> str:
     text = (
         f"Measured on {data['started'][:10]} at {data['revision']}: {where}, {machine['python']}; "
         f"keys of 14 bytes, 64 random bytes each; medians of {data['repeats']} turns, in each of which all "
-        "rivals run one after the other. A ratio over 1 means that this library is better; it is the median of "
-        "the turns' ratios."
+        "rivals run one after the other. A ratio over 1 means that this library is better; it is the median "
+        "of the turns' ratios."
     )
     return text + (f" Note: {machine['note']}." if machine["note"] else "")
 

@@ -11,6 +11,9 @@ from typing import Any, ClassVar
 from bench.adapters.base import Adapter, Pair
 
 
+PLAIN_NAMES = ("plain", "python", "pure")
+
+
 class Plain(Adapter):
     """The plain Python kernel."""
 
@@ -38,8 +41,8 @@ class Plain(Adapter):
             name: importlib.metadata.version(name) for name in ("kvgit-hamt", "lmdb", "msgpack", "xxhash")
         }
         kernel = kernel_in_use()
-        if cls.kernel == "compiled" and kernel == "plain":
-            raise ImportError("no compiled kernel in this installation")
+        if (kernel in PLAIN_NAMES) != (cls.kernel == "plain"):
+            raise ImportError(f"no {cls.kernel} kernel in this installation")
         return {**names, "liblmdb": ".".join(map(str, lmdb.version())), "kernel": kernel}
 
     def load(self, pairs: list[Pair]) -> None:
