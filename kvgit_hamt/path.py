@@ -44,9 +44,7 @@ def path_of(key: bytes) -> int:
 
 def packed_paths(keys: Sequence[bytes]) -> list[bytes]:
     """The paths of many keys, 16 bytes each, big-endian: they sort as the paths do."""
-    return [
-        xxh3_128_digest(key) if _SLASH not in key else path_of(key).to_bytes(16, "big") for key in keys
-    ]
+    return [xxh3_128_digest(key) if _SLASH not in key else path_of(key).to_bytes(16, "big") for key in keys]
 
 
 def tail_of(key: bytes) -> int:
