@@ -10,7 +10,6 @@ from typing import Any, ClassVar
 
 from bench.adapters.base import Adapter, Pair
 
-
 PLAIN_NAMES = ("plain", "python", "pure")
 
 
