@@ -106,6 +106,7 @@ class BranchStage(Stage):
         self._check_open()
         head = self._repo.read_head(self._branch)
         if head.oid == self._base.oid:
+            self._set_base(head)
             return self.base
         clashes = self._clashes(self._store, Tree(*head.tree), self._pending)
         if clashes:
@@ -186,6 +187,7 @@ class BranchStage(Stage):
             except (StaleBatchError, BranchMovedError) as error:
                 if on_moved == "raise" and isinstance(error, BranchMovedError):
                     raise
+                self._set_base(self._store.current(self._base))
             clock.sleep(random.random() * min(0.05, 0.001 * attempt))  # let others finish theirs
         if not result and on_conflict == "raise":
             raise conflict_error(result.conflicts)
@@ -224,6 +226,8 @@ class BranchStage(Stage):
         has_moved = head.oid != self._base.oid
         if has_moved and on_moved == "raise":
             raise BranchMovedError(HEADS + self._branch)
+        if not has_moved and head.loc != self._base.loc:  # collected, and made again
+            self._set_base(head)
         base = self._merge_base(self._base, head) if has_moved else self._tree
         writer = self._store.writer()
         tree = self._apply(writer, changes)
@@ -263,14 +267,10 @@ class BranchStage(Stage):
         head: CommitObject,
         commit: CommitObject,
         why: str,
-        also: Iterable[bytes] = (),
     ) -> None:
-        """Move the branch from ``head`` to ``commit`` and make that the base.
-
-        ``also``: commits whose subtrees the new one may share, so that they must still be there.
-        """
+        """Move the branch from ``head`` to ``commit`` and make that the base."""
         update = self._repo.refs.update(HEADS + self._branch, RefValue(head.oid), RefValue(commit.oid), why)
-        shift = writer.publish([update], [commit.oid, *also])
+        shift = writer.publish([update], [commit.oid])
         self._set_base(self._store.read_commit(commit.oid) if shift else commit)
 
     # the branch as a whole

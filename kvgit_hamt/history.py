@@ -165,11 +165,14 @@ def check_meta(meta: CommitMeta) -> None:
 def put_commit(
     writer: StoreWriter, tree: Tree, parents: tuple[CommitObject, ...], meta: CommitMeta
 ) -> CommitObject:
-    """Keep a commit in a batch and return it as it will be stored."""
+    """Keep a commit in a batch and return it as it will be stored, or as it is stored already."""
     generation = 1 + max((parent.generation for parent in parents), default=0)
     payload = encode_commit(
         tree.oid, tuple(parent.oid for parent in parents), generation, meta.time_us, meta.info, meta.codec
     )
+    stored = writer.stored_commit(oid_of(payload))
+    if stored is not None:
+        return stored
     oid, loc = writer.put_commit(payload, tree, parents)
     links = tuple((parent.oid, parent.loc) for parent in parents)
     return CommitObject(

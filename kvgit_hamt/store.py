@@ -13,6 +13,7 @@ from kvgit_hamt.errors import (
     AmbiguousCommitError,
     CommitNotFoundError,
     CorruptionError,
+    StaleBatchError,
     StateError,
 )
 from kvgit_hamt.hamt import Tree
@@ -27,6 +28,7 @@ RESERVE_COUNT = 65_536  # places a bulk load takes at once
 FLUSH_BYTES = 32 << 20  # of records a bulk load keeps before it writes them
 Link = tuple[bytes, bytes]
 _NOTHING: Final[Mapping[str, bytes]] = MappingProxyType({})
+_NO_NODES: Final[Mapping[bytes, bytes]] = MappingProxyType({})
 
 
 @dataclass(slots=True)
@@ -229,6 +231,15 @@ class Store:
         self.counters.bytes_read += len(body)
         return decode_commit(oid, loc, body), len(body) + wire.CHECK_BYTES
 
+    def current(self, commit: CommitObject) -> CommitObject:
+        """A commit that was read before, where it lies now.
+
+        It lies elsewhere if gc collected it and somebody made it again. CorruptionError if it is gone.
+        Cost: one backend read.
+        """
+        loc = self.backend.find("commit", commit.oid)
+        return commit if loc == commit.loc else self.read_commit(commit.oid, loc)
+
     def resolve_commit(self, text: str) -> bytes:
         """The oid of a full or abbreviated commit id.
 
@@ -250,7 +261,7 @@ class Store:
         return StoreWriter(self, self.backend.next_place(), is_reserved=False)
 
     def bulk_writer(self) -> StoreWriter:
-        """A batch of any size: it writes what it holds now and then; refs still come last.
+        """A batch of any size: on placed backends it writes what it holds now and then; refs come last.
 
         ``release`` it in the end, else gc spares all that was stored since, while the process lives.
         """
@@ -281,6 +292,7 @@ class StoreWriter:
         self._commits: set[bytes] = set()
         self._required: set[bytes] = set()
         self._relied: list[tuple[Kind, bytes, bytes]] = []
+        self._nodes: dict[bytes, bytes] = {}  # of a load: to be found by oid once it is published
         self._last_blob = 0
 
     # reading
@@ -339,6 +351,10 @@ class StoreWriter:
         oid = oid_of(body[:length])
         is_indexed = self._placed and count >= self.store.shape.index_min
         if is_indexed:
+            loc = self._nodes.get(oid)
+            if loc is not None:
+                self._rewind(mark)
+                return oid, loc
             loc = self.store.backend.find("node", oid)
             if loc is not None and int.from_bytes(loc, "little") < self._base:
                 self.store.counters.nodes_shared += 1
@@ -346,6 +362,9 @@ class StoreWriter:
                 self._rewind(mark)
                 return oid, loc
         places = (len(body) - length) // node.PLACE_BYTES
+        if is_indexed and self._is_reserved:
+            loc = self._nodes[oid] = self._put(oid, body, places, None)
+            return oid, loc
         return oid, self._put(oid, body, places, "node" if is_indexed else None)
 
     def put_blob(self, data: bytes) -> BlobRef:
@@ -367,14 +386,41 @@ class StoreWriter:
         """A value as it stands in a leaf: itself, or the reference of a blob made of it."""
         return data if len(data) <= self.store.shape.inline_max else self.put_blob(data)
 
+    def require(self, commit: CommitObject) -> None:
+        """Publish only if a commit still lies where it did: the new trees share nodes with it.
+
+        Its parents' history and all their trees are there too then; see ``gc``.
+        """
+        if commit.oid not in self._commits:
+            self._required.add(commit.oid)
+            self._relied.append(("commit", commit.oid, commit.loc))
+
+    def stored_commit(self, oid: bytes) -> CommitObject | None:
+        """The commit of this oid, if it is stored: on placed backends none may be stored twice.
+
+        Raises:
+            StaleBatchError: it was stored after this batch was begun.
+        """
+        if not self._placed or oid in self._commits:
+            return None
+        loc = self.store.backend.find("commit", oid)
+        if loc is None:
+            return None
+        if not self._is_reserved and self._is_late(loc):
+            raise StaleBatchError("somebody has just stored this very commit; run again")
+        found = self.store.read_commit(oid, loc)
+        self.require(found)
+        return found
+
     def put_commit(self, payload: bytes, tree: Tree, parents: Sequence[CommitObject]) -> Link:
-        """Keep a commit; its (oid, loc)."""
+        """Keep a commit that is not stored yet; its (oid, loc)."""
         oid = oid_of(payload)
         for loc in (tree.loc, *(parent.loc for parent in parents)):
             if loc not in self._new:
                 self._refuse_later(loc)
         links = [(tree.oid, tree.loc), *((parent.oid, parent.loc) for parent in parents)]
-        self._required.update(parent.oid for parent in parents)
+        for parent in parents:
+            self.require(parent)
         body = payload
         places = 0
         if self._placed:
@@ -399,8 +445,8 @@ class StoreWriter:
         self._records.append(NewRecord(oid, body, place_count, kind))
         self._pending_bytes += len(body)
         self._new[loc or oid] = (oid, body)
-        if self._is_reserved and self._pending_bytes > FLUSH_BYTES:
-            self.flush()
+        if self._is_reserved and self._placed and self._pending_bytes > FLUSH_BYTES:
+            self.flush()  # without places gc could not tell these records from garbage
         return loc
 
     def _rewind(self, mark: int) -> None:
@@ -411,7 +457,8 @@ class StoreWriter:
         del self._records[mark - self._flushed :]
         for _ in range(dropped):
             self._next -= 1
-            _, body = self._new.pop(wire.place_of(self._next))
+            oid, body = self._new.pop(wire.place_of(self._next))
+            self._nodes.pop(oid, None)
             self._pending_bytes -= len(body)
 
     def flush(self) -> None:
@@ -445,7 +492,9 @@ class StoreWriter:
             BranchMovedError: a ref had moved; nothing of this step was stored.
             (others: see Backend.publish)
         """
-        return self._send(refs, required, meta, touches)
+        shift = self._send(refs, required, meta, touches, self._nodes)
+        self._nodes = {}
+        return shift
 
     def _send(
         self,
@@ -453,12 +502,13 @@ class StoreWriter:
         required: Sequence[bytes] = (),
         meta: Mapping[str, bytes] = _NOTHING,
         touches: Sequence[Touch] = (),
+        nodes: Mapping[bytes, bytes] = _NO_NODES,
     ) -> int:
         base = self._next - len(self._records) if self._placed else 0
         batch = Batch(
             records=self._records, base=base, is_reserved=self._is_reserved and self._placed,
             refs=refs, required=sorted(self._required.union(required) - self._commits),
-            relied=self._relied,
+            relied=self._relied, entries=[("node", *link) for link in nodes.items()],
             meta=meta, touches=touches,
         )  # fmt: skip
         shift = self.store.backend.publish(batch)

@@ -104,7 +104,7 @@ class Worktree(BranchStage):
         how: tuple[bool, bool, PostCheck | None],
     ) -> MergeResult:
         fast_forward, dry_run, post_check = how
-        head = self._base
+        head, theirs = self._base, self._store.current(theirs)
         if graph.is_ancestor(self._store, theirs, head):
             return MergeResult(True, self.base, "no_op")
         if fast_forward and graph.is_ancestor(self._store, head, theirs):
@@ -128,6 +128,7 @@ class Worktree(BranchStage):
         carried = history.carried_keys(self._store, (self._tree, Tree(*theirs.tree)), frozenset())
         if not dry_run:
             writer = self._store.writer()
+            writer.require(theirs)
             self._checked(writer, self._base, theirs, (post_check, "merge: fast-forward"))
         commit = self.base if dry_run else theirs.oid.hex()
         return MergeResult(True, commit, "fast_forward", carried_keys=carried)
@@ -225,7 +226,10 @@ class Worktree(BranchStage):
     ) -> MergeResult:
         head = self._base
         writer = self._store.writer()
-        trees = (Tree(*steps[0].tree), Tree(*head.tree), Tree(*steps[1].tree))
+        old, new = (self._store.current(step) for step in steps)
+        writer.require(old)
+        writer.require(new)
+        trees = (Tree(*old.tree), Tree(*head.tree), Tree(*new.tree))
         merged = history.merge_trees(writer, self._codec, policy, trees)
         if merged.conflicts:
             return self._abandoned(merged.conflicts)
@@ -234,5 +238,5 @@ class Worktree(BranchStage):
         commit = history.put_commit(writer, merged.tree, (head,), meta)
         settled = merged.auto_merged_keys
         carried = history.carried_keys(self._store, (trees[0], trees[2]), settled)
-        self._publish(writer, head, commit, why, [step.oid for step in steps])
+        self._publish(writer, head, commit, why)
         return MergeResult(True, commit.oid.hex(), "three_way", settled, carried_keys=carried)

@@ -72,7 +72,11 @@ class Batch:
         required: oids of commits that must still be stored, else CorruptionError
             (a parent may have been collected by another process).
         relied: (kind, oid, loc) of stored objects that the batch shares because an index named them; each
-            must still be named so, else StaleBatchError (gc may have collected it).
+            must still be named so, else StaleBatchError (gc may have collected it). Commits count as
+            well: what the batch builds on lies at a place, and the index must still name that place.
+        entries: (kind, oid, loc) to enter into the indexes, of records that earlier batches of the same
+            load stored. A node is entered only by the batch that makes a ref reach it: an entry promises
+            that all below it is there, which gc keeps only for what it can reach (placed backends).
         meta: values to set by name.
         touches: rows to set or delete.
     """
@@ -83,6 +87,7 @@ class Batch:
     refs: Sequence[RefUpdate] = ()
     required: Sequence[bytes] = ()
     relied: Sequence[tuple[Kind, bytes, bytes]] = ()
+    entries: Sequence[tuple[Kind, bytes, bytes]] = ()
     meta: Mapping[str, bytes] = field(default_factory=dict)
     touches: Sequence[Touch] = ()
 
@@ -158,7 +163,8 @@ class Backend(Protocol):
         Raises:
             BranchMovedError: a ref did not hold its ``old`` value. Nothing was stored.
             CorruptionError: a required commit is gone. Nothing was stored.
-            StaleBatchError: an object that the batch relies on is gone. Nothing was stored; run again.
+            StaleBatchError: an object that the batch relies on is gone, or (placed backends) a commit in
+                it is stored already. Nothing was stored; run again.
             StoreFullError, ReadOnlyError, StoreReplacedError: nothing was stored.
             OutcomeUnknownError: an I/O error, and reading back could not settle the outcome.
         """

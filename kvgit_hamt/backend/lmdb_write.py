@@ -48,6 +48,8 @@ def apply_batch(txn: _Txn, tables: Tables, state: State, batch: Batch) -> tuple[
     if batch.records:
         _append_records(txn, tables, batch, first)
         _enter_records(txn, tables, batch.records, first)
+    for kind, oid, loc in batch.entries:
+        txn.put(oid, loc, overwrite=False, db=index_of(tables, kind))
     sequence = state.log_sequence
     for update in batch.refs:
         if update.log is not None:
@@ -119,4 +121,6 @@ def _enter_records(txn: _Txn, tables: Tables, records: Sequence[NewRecord], firs
     for place, (oid, _, _, kind) in enumerate(records, first):
         if kind is not None:
             # A blob or node that is there already stays where it is: others link to it.
-            txn.put(oid, place_of(place), overwrite=kind == "commit", db=index_of(tables, kind))
+            is_new = txn.put(oid, place_of(place), overwrite=False, db=index_of(tables, kind))
+            if kind == "commit" and not is_new:
+                raise StaleBatchError(f"commit {oid.hex()} is stored already; nothing was stored")

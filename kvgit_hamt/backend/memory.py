@@ -105,6 +105,8 @@ class MemoryBackend:
             for record in batch.records:
                 self._records.setdefault(record.oid, seal(record.oid, record.body))
                 self._enter(record.kind, record.oid)
+            for kind, oid, _ in batch.entries:
+                self._enter(kind, oid)
             self._refs = refs
             for update in batch.refs:
                 if update.log is not None:
@@ -203,7 +205,7 @@ class MemoryBackend:
                     self._commits = [other for other in self._commits if other != oid]
             for name, keep in deletions.reflogs.items():
                 entries = self._reflog.get(name, [])
-                self._reflog[name] = entries[len(entries) - keep :] if keep else []
+                self._reflog[name] = entries[max(0, len(entries) - keep) :]
                 if not self._reflog[name]:
                     del self._reflog[name]
             self._version += 1

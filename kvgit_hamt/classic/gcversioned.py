@@ -183,7 +183,9 @@ class GCVersioned(Versioned):
         dropped, after = self._choose(keep_keys, before)
         meta = CommitMeta(None, None if info is None else dict(info), self._commit.codec)
         while True:
+            self._find_again()
             writer = store.writer()
+            writer.require(self._commit)
             run = make_run(store.shape, [(key.encode(), None) for key in dropped])
             tree = Editor(writer, store.shape).apply(Tree(*self._commit.tree), run)
             commit = history.put_commit(writer, tree, (), meta)

@@ -247,6 +247,7 @@ class Versioned:
         head = self._head()
         if head is None:
             raise NoHeadError(f"Branch {self._branch!r} has no HEAD: there is no such branch")
+        self._find_again()
         strategy: MergeStrategy = "fast_forward" if head.oid == self._commit.oid else "three_way"
         try:
             if strategy == "fast_forward":
@@ -344,6 +345,12 @@ class Versioned:
         """What the table of touches will say of itself with ``commit``; None without a table."""
         touches = self._touches
         return None if touches is None else touches.header._replace(counter=touches.counter)
+
+    def _find_again(self) -> None:
+        """Stand at the same commit where it lies now, should gc have collected it and somebody remade it."""
+        found = self.repo.store.current(self._commit)
+        if found is not self._commit:
+            self._stand_at(found)
 
     # moving
 

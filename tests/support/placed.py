@@ -54,6 +54,8 @@ class PlacedBackend(MemoryBackend):
             self.by_place[place] = seal(record.oid, body)
             if record.kind is not None:
                 self.places.setdefault((record.kind, record.oid), place)
+        for kind, oid, loc in batch.entries:
+            self.places.setdefault((kind, oid), loc)
         return delta
 
     def iterate_records(self) -> Iterator[tuple[bytes, bytes]]:
