@@ -3,14 +3,16 @@
 Roots are branches, tags, reflog entries that have not expired, and the caller's pinned commits.
 Nothing is deleted unless the whole mark found every object it asked for.
 
-Why it is safe beside writers in other processes, without leases or a minimum age:
+Why it is safe beside writers in other processes, without leases or a minimum age (the whole argument
+is in docs/design/002-garbage-collection.md):
 
 - Records that are stored after the mark began, or under a live reservation, are not looked at.
 - Each sweep step holds the write lock. If anything was published since the last look, the step first
   marks what refs and reflogs hold now; no ref can move before the step is done.
-- Index entries go first, records later. So a writer that wants to build on a collected commit, or to
-  share a collected node or blob, finds in its own write transaction that the index no longer names it,
-  and runs again (``Batch.required``, ``Batch.relied``).
+- An index entry promises that all below it is there: entries go first, children before parents, and
+  records later. So a writer that wants to build on a collected commit, or to share a collected node or
+  blob, finds in its own write transaction that the index no longer names it, and runs again
+  (``Batch.required``, ``Batch.relied``).
 
 It can stop anywhere: what was deleted was garbage, and the next run finds the rest.
 
@@ -19,12 +21,16 @@ Memory: one bit a record (placed backends), and the path to the node that is bei
 
 from __future__ import annotations
 
+import heapq
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from hashlib import blake2b
 
 from kvgit_hamt import node
 from kvgit_hamt.backend.base import Backend, Kind, Sweep
+from kvgit_hamt.errors import CorruptionError
 from kvgit_hamt.node import INNER
 from kvgit_hamt.objects import Link, decode_log_entry
 from kvgit_hamt.refs import Refs
@@ -33,19 +39,23 @@ from kvgit_hamt.store import Store
 
 DAY_US = 86_400_000_000
 KEEP_REFLOG_US = 90 * DAY_US  # git's gc.reflogExpire
-STEP = 2_000  # deletions in one write transaction: some milliseconds under the lock
-INDEX_ORDER: tuple[Kind, ...] = ("commit", "node", "blob")
+STEP = 500  # deletions in one write transaction: a few milliseconds under the lock, a few MB of dirty pages
+COMMITS_STEP = 20_000  # dead commits sorted at a time
+BLOCK_BITS = 13  # places in a block of marks: 1 KiB of bits
 
 Progress = Callable[[str, int, int], None]
 """(phase, done, of how many): phase is "mark" (objects found so far, of records) or "sweep"."""
 
 
 class Marks:
-    """The records that are reachable: a bit each by place, or a set of oids where there are none."""
+    """The records that are reachable: a bit each by place, or a set of oids where there are none.
 
-    def __init__(self, is_placed: bool, limit: int) -> None:
+    Places only grow, so the bits are in blocks, made where a record is marked.
+    """
+
+    def __init__(self, is_placed: bool) -> None:
         self.count = 0
-        self._bits = bytearray(limit // 8 + 1)
+        self._blocks: dict[int, bytearray] = {}
         self._oids: set[bytes] | None = None if is_placed else set()
 
     def add(self, oid: bytes, loc: bytes) -> bool:
@@ -56,12 +66,13 @@ class Marks:
             self._oids.add(oid)
         else:
             place = int.from_bytes(loc, "little")
-            at, bit = place >> 3, 1 << (place & 7)
-            if at >= len(self._bits):
-                self._bits.extend(bytes(at - len(self._bits) + 1024))
-            if self._bits[at] & bit:
+            block = self._blocks.get(place >> BLOCK_BITS)
+            if block is None:
+                block = self._blocks[place >> BLOCK_BITS] = bytearray(1 << BLOCK_BITS - 3)
+            at, bit = place >> 3 & (1 << BLOCK_BITS - 3) - 1, 1 << (place & 7)
+            if block[at] & bit:
                 return False
-            self._bits[at] |= bit
+            block[at] |= bit
         self.count += 1
         return True
 
@@ -70,26 +81,24 @@ class Marks:
         if self._oids is not None:
             return location in self._oids
         place = int.from_bytes(location, "little")
-        at = place >> 3
-        return at < len(self._bits) and bool(self._bits[at] & 1 << (place & 7))
+        block = self._blocks.get(place >> BLOCK_BITS)
+        return block is not None and bool(block[place >> 3 & (1 << BLOCK_BITS - 3) - 1] & 1 << (place & 7))
 
 
 class Marker:
     """Marks everything that commits reach. Reads verified records; a fault raises CorruptionError."""
 
-    def __init__(self, backend: Backend, store: Store, limit: int, report: Callable[[int], None]) -> None:
-        self.store = Store(backend, store.shape, 0)  # without a cache: each node is read once
-        self.marks = Marks(backend.placed, limit)
+    def __init__(self, store: Store, report: Callable[[int], None]) -> None:
+        self.store = Store(store.backend, store.shape, 0)  # without a cache: each node is read once
+        self.marks = Marks(store.backend.placed)
         self.report = report
 
     def mark_commit(self, oid: bytes) -> None:
         """Mark a commit, its history and all their trees."""
-        backend = self.store.backend
-        loc = backend.find("commit", oid)
-        first = (oid, loc if loc is not None else b"")
+        loc = self.store.backend.find("commit", oid)
         if loc is None:
-            self.store.read_commit(oid)  # raises: it is missing
-        stack = [first]
+            raise CorruptionError(f"commit {oid.hex()} is missing from the store")
+        stack = [(oid, loc)]
         while stack:
             link = stack.pop()
             if not self.marks.add(*link):
@@ -141,61 +150,77 @@ class Roots:
         self.refs = refs
         self.keep_after_us = keep_after_us
         self.pinned = list(pinned)
-        self._newest: dict[str, bytes] = {}
+        self._seen: dict[str, tuple[int, bytes]] = {}
         self.has_expired = False
 
     def all(self) -> Iterator[bytes]:
-        """Oids of commits that are held now; reflog entries that a former call gave are left out."""
-        yield from self.pinned
+        """Oids of commits that are held now; reflog entries that a former call gave are left out.
+
+        A pinned commit that is not there was collected by another process, which knows nothing of pins.
+        """
+        backend = self.refs.store.backend
+        yield from (oid for oid in self.pinned if backend.find("commit", oid) is not None)
         yield from (value.oid for _, value in self.refs.named())
-        for name in self.refs.store.backend.reflog_names():
+        for name in backend.reflog_names():
             yield from self._entries(name)
 
     def _entries(self, name: str) -> Iterator[bytes]:
-        backend = self.refs.store.backend
-        top = backend.read_reflog(name, 1)
-        seen = self._newest.get(name)
-        if not top or top[0] == seen:
-            return
-        entries = backend.read_reflog(name)
+        """Commits of the entries that came on top since the last call; of all, if others went.
+
+        All entries are compared: with a clock that stands still, equal ones are no rarity.
+        """
+        entries = self.refs.store.backend.read_reflog(name)
+        count, digest = self._seen.get(name, (0, _digest([])))
+        is_known = count <= len(entries) and _digest(entries[len(entries) - count :]) == digest
+        self._seen[name] = len(entries), _digest(entries)
         kept = self.unexpired_count(name, entries)
         self.has_expired = self.has_expired or kept < len(entries)
-        self._newest[name] = entries[0]
-        for data in entries[:kept]:
+        for data in entries[: min(kept, len(entries) - count) if is_known else kept]:
             entry = decode_log_entry(name, data)
             yield from (oid for oid in (entry.old, entry.new) if oid is not None)
 
     def unexpired_count(self, name: str, entries: list[bytes]) -> int:
-        """How many entries, newest first, have not expired."""
-        for count, data in enumerate(entries):
-            if decode_log_entry(name, data).time_us < self.keep_after_us:
+        """How many entries, newest first, stay: an expired one stays while one behind it has not expired."""
+        for count in range(len(entries), 0, -1):
+            if decode_log_entry(name, entries[count - 1]).time_us > self.keep_after_us:
                 return count
-        return len(entries)
+        return 0
+
+
+def _digest(entries: list[bytes]) -> bytes:
+    return blake2b(b"\0".join(entries), digest_size=16).digest()
 
 
 @dataclass
 class _Sweeper:
+    """Deletes what is not marked. ``version``: of the store when it was last looked at."""
+
     backend: Backend
     marker: Marker
     roots: Roots
     version: int
     limit: int
 
-    def look_again(self, version: int) -> None:
+    def look(self) -> None:
         """Mark what has come to be held since the last look."""
-        if version != self.version:
-            for oid in self.roots.all():
-                self.marker.mark_commit(oid)
+        for oid in self.roots.all():
+            self.marker.mark_commit(oid)
 
-    def run(self, delete: Callable[[Sweep], int]) -> int:
+    def run(self, delete: Callable[[Sweep], tuple[int, int]]) -> tuple[int, int]:
         """One step under the write lock; what ``delete`` returns."""
 
-        def step(sweep: Sweep) -> int:
-            self.look_again(sweep.version)
+        def step(sweep: Sweep) -> tuple[int, int]:
+            if sweep.version != self.version:
+                self.look()
             return delete(sweep)
 
         done, self.version = self.backend.sweep(step)
         return done
+
+    def is_marked(self, link: Link) -> bool:
+        """Whether the record that an index entry names is marked."""
+        oid, loc = link
+        return self.marker.marks.holds(loc or oid)
 
     def is_garbage(self, location: bytes) -> bool:
         """Whether a record may go: it is older than the mark, and not marked."""
@@ -203,59 +228,140 @@ class _Sweeper:
             return False
         return not self.marker.marks.holds(location)
 
-    def index(self, kind: Kind) -> None:
-        """Delete the index entries of garbage."""
+    def listed(self, kind: Kind) -> Iterator[Link]:
+        """All entries of an index."""
         after = b""
         while chunk := self.backend.list_index(kind, after, STEP):
             after = chunk[-1][0]
-            dead = [(oid, loc) for oid, loc in chunk if self.is_garbage(loc or oid)]
-            if dead:
-                self.run(lambda sweep, dead=dead: self._delete_index(sweep, kind, dead))  # type: ignore[misc]
+            yield from chunk
 
-    def _delete_index(self, sweep: Sweep, kind: Kind, dead: list[Link]) -> int:
-        for oid, loc in dead:
+    def index(self) -> None:
+        """Delete the index entries of garbage. Afterwards whatever an index names is there to stay."""
+        self._commits()
+        dead: list[Link] = []
+        for link in self.listed("blob"):
+            if self.is_garbage(link[1] or link[0]):
+                dead.append(link)
+            if len(dead) == STEP:
+                self._delete_index("blob", dead)
+                dead = []
+        self._delete_index("blob", dead)
+        if self.backend.list_index("node", b"", 1):
+            self.run(self._delete_nodes)
+
+    def _commits(self) -> None:
+        """Delete entries of commits, children before parents: those that are left have all their history."""
+        below = b"\xff" * 64
+        while True:
+            ranked = (rank for rank in self._ranked() if rank < below)
+            dead = heapq.nlargest(COMMITS_STEP, ranked)
+            for at in range(0, len(dead), STEP):
+                self._delete_index("commit", [self._unranked(rank) for rank in dead[at : at + STEP]])
+            if len(dead) < COMMITS_STEP:
+                return
+            below = dead[-1]
+
+    def _ranked(self) -> Iterator[bytes]:
+        """Dead commits with a number in front that is larger than that of their parents."""
+        for oid, loc in self.listed("commit"):
             if self.is_garbage(loc or oid):
-                sweep.delete_index(kind, oid, loc)
-        return 0
+                number = int.from_bytes(loc, "little") if loc else self._generation(oid)
+                yield number.to_bytes(8, "big") + oid
+
+    def _generation(self, oid: bytes) -> int:
+        try:
+            return self.marker.store.read_commit(oid).generation
+        except CorruptionError:  # it is garbage, whatever it is
+            return 0
+
+    def _unranked(self, rank: bytes) -> Link:
+        return rank[8:], rank[7::-1] if self.backend.placed else b""
+
+    def _delete_index(self, kind: Kind, dead: list[Link]) -> None:
+        def delete(sweep: Sweep) -> tuple[int, int]:
+            for oid, loc in dead:
+                if self.is_garbage(loc or oid):
+                    sweep.delete_index(kind, oid, loc)
+            return 0, 0
+
+        if dead:
+            self.run(delete)
+
+    def _delete_nodes(self, sweep: Sweep) -> tuple[int, int]:
+        """Of young ones as well, and all in one step: else one that is entered meanwhile, and that no ref
+        reaches, could be left with garbage below it. They are few: inner nodes over 4,096 entries."""
+        for link in self.listed("node"):
+            if not self.is_marked(link):
+                sweep.delete_index("node", *link)
+        return 0, 0
 
     def records(self, is_dry: bool, report: Callable[[int], None]) -> tuple[int, int, int]:
         """Delete garbage records: (bytes kept, records freed, bytes freed)."""
         kept_bytes = freed_count = freed_bytes = done = 0
         after = b""
+        end = self.backend.next_place()  # what is stored from now on would keep us walking for ever
         while chunk := self.backend.list_records(after, STEP):
             after = chunk[-1][0]
+            if self.backend.placed:
+                chunk = [each for each in chunk if int.from_bytes(each[0], "little") < end]
             dead = [(location, size) for location, size in chunk if self.is_garbage(location)]
-            kept_bytes += sum(size for _, size in chunk)
+            freed = len(dead), sum(size for _, size in dead)
             if dead and not is_dry:
-                freed_count += self.run(lambda sweep, dead=dead: self._delete_records(sweep, dead))  # type: ignore[misc]
-            elif dead:
-                freed_count += len(dead)
-            freed_bytes += sum(size for _, size in dead)
+                freed = self.run(partial(self._delete_records, dead=dead))
+            kept_bytes += sum(size for _, size in chunk) - freed[1]
+            freed_count += freed[0]
+            freed_bytes += freed[1]
             done += len(chunk)
             report(done)
-        return kept_bytes - freed_bytes, freed_count, freed_bytes
+            if self.backend.placed and int.from_bytes(after, "little") >= end - 1:
+                break
+        return kept_bytes, freed_count, freed_bytes
 
-    def _delete_records(self, sweep: Sweep, dead: list[tuple[bytes, int]]) -> int:
-        count = 0
-        for location, _ in dead:
-            if self.is_garbage(location):
-                sweep.delete_record(location)
-                count += 1
-        return count
+    def _delete_records(self, sweep: Sweep, dead: list[tuple[bytes, int]]) -> tuple[int, int]:
+        gone = [
+            size for location, size in dead if self.is_garbage(location) and sweep.delete_record(location)
+        ]
+        return len(gone), sum(gone)
 
     def reflog(self) -> None:
         """Delete expired reflog entries, which hold nothing from now on."""
 
-        def trim(sweep: Sweep) -> int:
+        def trim(sweep: Sweep) -> tuple[int, int]:
             for name in self.backend.reflog_names():
                 entries = self.backend.read_reflog(name)
                 kept = self.roots.unexpired_count(name, entries)
                 if kept < len(entries):
                     sweep.trim_reflog(name, kept)
-            return 0
+            return 0, 0
 
         if self.roots.has_expired:
             self.run(trim)
+
+
+def _marked(store: Store, make_roots: Callable[[], Roots], report: Callable[[int], None]) -> _Sweeper:
+    """Mark all that is held.
+
+    Raises:
+        CorruptionError: something that is held is missing or damaged.
+    """
+    backend = store.backend
+    while True:
+        version = backend.version()
+        limit = backend.next_place()  # before the floor: no reservation can slip in between
+        floor = backend.pending_floor()
+        limit = limit if floor is None else min(floor, limit)
+        sweeper = _Sweeper(backend, Marker(store, report), make_roots(), version, limit)
+        oid = b""
+        try:
+            for _ in range(2):  # what was published during a long mark is marked here, not under the lock
+                sweeper.version = backend.version()
+                for oid in sweeper.roots.all():
+                    sweeper.marker.mark_commit(oid)
+            return sweeper
+        except CorruptionError:
+            # Another gc may have taken what was let go after we saw it held. What is held is never taken.
+            if backend.version() == version or oid in make_roots().all():
+                raise
 
 
 def collect(
@@ -273,31 +379,25 @@ def collect(
         dry_run: delete nothing; the result says what would go.
         keep_reflog_us: age at which reflog entries expire, in microseconds; 90 days if None.
         pinned: oids of commits to keep besides.
-        progress: called now and then.
+        progress: called now and then, never while the write lock is held.
 
     Raises:
         CorruptionError: something reachable is missing or damaged; nothing was deleted.
 
     Cost: reads every reachable commit and inner node once (leaves only if they have blobs), then walks
-    the records; one write transaction for each 2,000 deletions.
+    the records; one write transaction for each 500 records among which some are garbage.
     """
     started = time.monotonic()
     backend = store.backend
-    keep = KEEP_REFLOG_US if keep_reflog_us is None else keep_reflog_us
+    keep_after = refs.clock() - (KEEP_REFLOG_US if keep_reflog_us is None else keep_reflog_us)
+    pins = list(pinned)
     report = progress or (lambda phase, done, total: None)
-    version = backend.version()
-    floor = backend.pending_floor()
-    limit = backend.next_place() if floor is None else min(floor, backend.next_place())
     total = backend.stats()["record_count"]
-    marker = Marker(backend, store, limit, lambda count: report("mark", count, total))
-    roots = Roots(refs, refs.clock() - keep, pinned)
-    for oid in roots.all():
-        marker.mark_commit(oid)
-    sweeper = _Sweeper(backend, marker, roots, version, limit)
+    sweeper = _marked(store, lambda: Roots(refs, keep_after, pins), lambda done: report("mark", done, total))
+    sweeper.marker.report = lambda done: None
     if not dry_run:
         sweeper.reflog()
-        for kind in INDEX_ORDER:
-            sweeper.index(kind)
+        sweeper.index()
     kept_bytes, freed, freed_bytes = sweeper.records(dry_run, lambda done: report("sweep", done, total))
     kept = backend.stats()["record_count"] - (freed if dry_run else 0)
     return GcResult(kept, freed, kept_bytes, freed_bytes, time.monotonic() - started, dry_run)

@@ -15,13 +15,14 @@ from kvgit_hamt.wire import CHECK_BYTES
 
 _NOBODY = 0
 _SEVERAL = -1
+_BLOCK = 1_024  # places
 
 
 class _Owners:
     """For every record the one ref (from 1) that reaches it, or that several do. 4 bytes a record."""
 
     def __init__(self, is_placed: bool) -> None:
-        self._by_place = array("i")
+        self._blocks: dict[int, array[int]] = {}  # by place; made where a record is reached
         self._by_oid: dict[bytes, int] | None = None if is_placed else {}
 
     def get(self, link: Link) -> int:
@@ -29,7 +30,8 @@ class _Owners:
         if self._by_oid is not None:
             return self._by_oid.get(link[0], _NOBODY)
         place = int.from_bytes(link[1], "little")
-        return self._by_place[place] if place < len(self._by_place) else _NOBODY
+        block = self._blocks.get(place // _BLOCK)
+        return _NOBODY if block is None else block[place % _BLOCK]
 
     def set(self, link: Link, owner: int) -> None:
         """Change the owner of a record."""
@@ -37,9 +39,10 @@ class _Owners:
             self._by_oid[link[0]] = owner
             return
         place = int.from_bytes(link[1], "little")
-        if place >= len(self._by_place):
-            self._by_place.extend(array("i", bytes(4 * (place - len(self._by_place) + 1024))))
-        self._by_place[place] = owner
+        block = self._blocks.get(place // _BLOCK)
+        if block is None:
+            block = self._blocks[place // _BLOCK] = array("i", bytes(4 * _BLOCK))
+        block[place % _BLOCK] = owner
 
 
 class _Walk:

@@ -28,7 +28,7 @@ def list_index(txn: Any, database: Any, after: bytes, limit: int) -> list[tuple[
 
 
 def list_records(txn: Any, tables: Tables, after: bytes, limit: int) -> list[tuple[bytes, int]]:
-    """Up to ``limit`` (place, bytes of the record) past ``after``; no record is copied."""
+    """Up to ``limit`` (place, bytes of the record) past ``after``."""
     found: list[tuple[bytes, int]] = []
     with txn.cursor(tables.records) as cursor:
         start = place_of(int.from_bytes(after, "little") + 1) if after else b""
@@ -68,5 +68,5 @@ class LmdbSweep:
             while more and cursor.key().startswith(start):
                 keys.append(cursor.key())
                 more = cursor.next()
-        for key in keys[: len(keys) - keep]:
+        for key in keys[: max(0, len(keys) - keep)]:
             self._txn.delete(key, db=self._tables.reflog)
