@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import weakref
 from collections.abc import Iterator, Mapping
@@ -19,6 +18,7 @@ from kvgit_hamt.errors import (
     BranchNotFoundError,
     ClosedError,
     CommitNotFoundError,
+    CorruptionError,
     InvalidInputError,
     StaleBatchError,
 )
@@ -43,7 +43,7 @@ from kvgit_hamt.refs import (
 )
 from kvgit_hamt.results import Change, Commit, DiffStat, GcResult, ReflogEntry, Usage, make_change
 from kvgit_hamt.snapshot import Snapshot, encode_key
-from kvgit_hamt.store import DEFAULT_CACHE_BYTES, Store
+from kvgit_hamt.store import DEFAULT_CACHE_BYTES, Store, StoreWriter
 from kvgit_hamt.worktree import Worktree
 
 if TYPE_CHECKING:
@@ -140,12 +140,30 @@ class Repo:
         self.check_open()
         if create and name not in self.branches:
             check_name(name)
-            initial = RefValue(history.initial_oid(self.codec.name))
-            with contextlib.suppress(BranchMovedError):  # somebody else has just made it
-                self.refs.move(HEADS + name, None, initial, "branch: created")
+            self._create_empty(name)
         worktree = Worktree(self, name, self.read_head(name), self.policy)
         self._views[id(worktree)] = worktree
         return worktree
+
+    def _create_empty(self, name: str) -> None:
+        """Make a branch at the initial commit, which is stored again should gc have collected it."""
+        while True:
+            writer = self.store.writer()
+            oid = history.initial_oid(self.codec.name)
+            is_missing = self.store.backend.find("commit", oid) is None
+            if is_missing:
+                _put_initial(writer, self.codec.name)
+            update = self.refs.update(HEADS + name, None, RefValue(oid), "branch: created")
+            try:
+                writer.publish([update], [oid])
+                return
+            except BranchMovedError:  # somebody else has just made it
+                return
+            except StaleBatchError:  # the initial commit has just come
+                continue
+            except CorruptionError:  # it has just gone
+                if is_missing:
+                    raise
 
     def snapshot(
         self,
@@ -466,12 +484,16 @@ def create_store(backend: Backend, config: Config, clock: Clock, branch: str | N
     store = Store(backend, config.shape, 0)
     refs = Refs(store, clock)
     writer = store.writer()
-    tree = hamt.put_empty(writer)
-    initial = history.put_commit(writer, tree, (), CommitMeta(None, None, config.codec))
+    initial = _put_initial(writer, config.codec)
     updates = [RefUpdate(CONFIG, None, encode_config(config), None)]
     if branch is not None:
         updates.append(refs.update(HEADS + branch, None, RefValue(initial.oid), "store created"))
     writer.publish(updates)
+
+
+def _put_initial(writer: StoreWriter, codec: str) -> CommitObject:
+    """The commit that a store begins with: an empty tree, no parents, no time."""
+    return history.put_commit(writer, hamt.put_empty(writer), (), CommitMeta(None, None, codec))
 
 
 def _codec_of(config: Config, wanted: Codec | None) -> Codec:
