@@ -29,6 +29,7 @@ from kvgit_hamt.objects import (
     encode_log_entry,
     encode_ref,
 )
+from kvgit_hamt.oid import MIN_ABBREVIATION
 from kvgit_hamt.results import Commit, ReflogEntry
 from kvgit_hamt.store import Store
 
@@ -333,4 +334,9 @@ def resolve(refs: Refs, text: str) -> bytes:
             value = refs.get(prefix + text)
             if value is not None:
                 return value.oid
+        if len(text) < MIN_ABBREVIATION:
+            raise InvalidInputError(
+                f"{text!r} is no branch or tag, and too short for a commit id "
+                f"({MIN_ABBREVIATION} characters or more)"
+            )
     return refs.store.resolve_commit(text)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from kvgit_hamt import diff, gc, graph, hamt, history, usage
+from kvgit_hamt import diff, gc, graph, hamt, history, scan, usage
 from kvgit_hamt.backend.base import Backend, RefUpdate
 from kvgit_hamt.backend.lmdb import LmdbBackend
 from kvgit_hamt.backend.memory import MemoryBackend
@@ -278,8 +278,10 @@ class Repo:
         key, prefix = touching
         store = self.store
         tree = Tree(*commit.tree)
-        if not commit.parents:
-            return False  # the initial commit is empty
+        if not commit.parents:  # the initial commit, or one that cut its history off
+            if key is not None:
+                return hamt.get(store, store.shape, tree, key) is not None
+            return any(True for _ in scan.keys(store, store.shape, tree, prefix or b""))
         for link in commit.parents:
             old = Tree(*store.read_commit(*link).tree)
             if key is not None and not hamt.has_changed(store, store.shape, old, tree, key):

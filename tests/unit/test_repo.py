@@ -373,3 +373,19 @@ def test_closing_one_handle_leaves_the_others_open(home, repo):
     repo.close()
     assert other.snapshot()["a"] == 1
     put(other, {"b": 1})
+
+
+def test_the_log_of_a_key_names_a_commit_without_parents_that_holds_it():
+    work = kvgit.GCVersioned(high_water_bytes=10_000)
+    work.commit({"a/kept": b"1", "dropped": b"2" * 10})
+    done = work.rebase(keep_keys={"a/kept"})
+    assert done.performed
+    repo = work.repo
+    assert [commit.id for commit in repo.log(key="a/kept")] == [repo.branches["main"]]
+    assert [commit.id for commit in repo.log(prefix="a/")] == [repo.branches["main"]]
+    assert list(repo.log(key="dropped")) == []
+
+
+def test_a_short_name_that_is_nothing_is_told_as_such():
+    with kvgit.open() as work, pytest.raises(kvgit.InvalidInputError, match="no branch or tag"):
+        work.repo.get_commit("dev")
