@@ -26,7 +26,7 @@ def ratio_text(ratio: float | None, rival: str | None = None) -> str:
     """How we compare; a loss is in bold and called one."""
     if ratio is None:
         return "-"
-    text = f"{ratio:.2f} x" if ratio < 10 else f"{ratio:,.0f} x"
+    text = f"{ratio:.2g} x" if ratio < 0.1 else f"{ratio:.2f} x" if ratio < 10 else f"{ratio:,.0f} x"
     if rival is not None:
         text += f" {rival}"
     return text if ratio >= 1 else f"**{text} (loss)**"
@@ -107,13 +107,14 @@ def notes(results: Results) -> Iterator[str]:
         yield f"- {place}: one turn only, since {reason}."
     for failure in data["failures"]:
         yield "- Failed: {rival} at {keys:,} keys, {phase}: {reason}.".format(**failure)
-    reasons: dict[tuple[str, str], list[str]] = {}
+    reasons: dict[tuple[str, str], dict[str, None]] = {}
     for rival, lacks in data["unsupported"].items():
         for place, reason in lacks.items():
             if rival not in UNVERSIONED and not place.startswith(("load_sorted", "disk_sorted")):
-                reasons.setdefault((rival, reason), []).append(place)
-    for (rival, reason), places in reasons.items():
-        yield f"- {results.title(rival)} lacks {', '.join(places)}: {reason}."
+                name = place.partition(" at ")[0]
+                reasons.setdefault((rival, reason), {})[name] = None
+    for (rival, reason), names in reasons.items():
+        yield f"- {results.title(rival)} lacks {', '.join(names)}: {reason}."
 
 
 def readme_part(results: Results) -> str:
