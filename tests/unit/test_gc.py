@@ -464,6 +464,7 @@ USES = {
 }
 
 
+@pytest.mark.parametrize("moment", [("list_refs", 1), *[("sweep", number) for number in (1, 2, 3, 5)]])
 @pytest.mark.parametrize("use", USES)
 def test_garbage_that_is_taken_up_again_in_between_is_whole_or_refused(home, moment, use):
     repo = make(home)
