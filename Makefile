@@ -1,5 +1,5 @@
 # make demo        see it work (in DIR, by default ./demo-store; replaces its own earlier store there)
-# make test        the fast tests
+# make test        the fast tests, on the compiled kernel and the plain one
 # make test-slow   only the slow ones
 # make bench       measure it beside its rivals (BENCH_ARGS="--sizes 10k --repeats 1": see docs/howto/benchmark.md)
 # make check       format, lint, types, documents and the fast tests: what CI runs
@@ -19,6 +19,10 @@ export PIP_NO_INPUT = 1
 
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+# What depends on the kernel; run a second time on the plain one where the compiled one was built.
+KERNEL_TESTS := tests/unit tests/property tests/golden tests/stateful tests/cost tests/damage
+KERNEL := $(BIN)/python -c "from kvgit_hamt import kernel; print(kernel.NAME)"
+KERNEL_SOURCES := setup.py $(wildcard kvgit_hamt/_*.pyx kvgit_hamt/_*.pxi)
 
 .PHONY: help demo test test-slow bench check lint format clean
 .DEFAULT_GOAL := help
@@ -31,7 +35,10 @@ demo: $(VENV)/.installed
 	$(BIN)/python -m kvgit_hamt demo --fresh "$(DIR)"
 
 test: $(VENV)/.installed-dev
+	@echo "kernel: $$($(KERNEL))"
 	$(PYTEST) -m "not slow" $(PYTEST_ARGS)
+	@if [ "$$($(KERNEL))" = plain ]; then exit 0; fi; echo "kernel: plain"; \
+	KVGIT_HAMT_PURE=1 $(PYTEST) -m "not slow" $(KERNEL_TESTS) $(PYTEST_ARGS)
 
 test-slow: $(VENV)/.installed-dev
 	$(PYTEST) -m slow $(PYTEST_ARGS)
@@ -53,6 +60,7 @@ format: $(VENV)/.installed-dev
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -f kvgit_hamt/_kernel.*.so kvgit_hamt/_kernel.*.pyd
 	find kvgit_hamt tests bench -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Where the venv module is missing (Debian packs it apart), virtualenv does as well; it is brought
@@ -69,11 +77,11 @@ $(BIN)/python:
 	echo "no virtual environment could be made: install the venv module of $(PYTHON), or pip" >&2; \
 	exit 1
 
-$(VENV)/.installed: pyproject.toml | $(BIN)/python
+$(VENV)/.installed: pyproject.toml $(KERNEL_SOURCES) | $(BIN)/python
 	$(BIN)/python -m pip install --quiet -e .
 	@touch $@
 
-$(VENV)/.installed-dev: pyproject.toml | $(BIN)/python
+$(VENV)/.installed-dev: pyproject.toml $(KERNEL_SOURCES) | $(BIN)/python
 	$(BIN)/python -m pip install --quiet -e ".[dev]"
 	@touch $@ $(VENV)/.installed
 

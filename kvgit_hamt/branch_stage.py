@@ -19,13 +19,13 @@ from kvgit_hamt.errors import (
 )
 from kvgit_hamt.hamt import Editor, Tree
 from kvgit_hamt.history import CommitMeta
+from kvgit_hamt.kernel import make_run
 from kvgit_hamt.node import BlobRef, Value
 from kvgit_hamt.objects import CommitObject, RefValue
 from kvgit_hamt.path import MAX_KEY_BYTES
 from kvgit_hamt.policy import MergePolicy, MergeRule
 from kvgit_hamt.refs import HEADS, to_us
 from kvgit_hamt.results import Conflict, MergeResult, Side
-from kvgit_hamt.run import make_run
 from kvgit_hamt.snapshot import encode_key, encode_keys
 from kvgit_hamt.stage import Stage
 from kvgit_hamt.store import ObjectReader, Store, StoreWriter

@@ -13,11 +13,12 @@ from array import array
 from collections.abc import Callable, Iterable
 from typing import IO
 
-from kvgit_hamt import node
+from kvgit_hamt import kernel, node
 from kvgit_hamt.hamt import Editor, Segment, Tree, Writer, empty_segment, segments_of, stats_of
+from kvgit_hamt.kernel import Builder, run_of_leaf
 from kvgit_hamt.node import INNER
 from kvgit_hamt.path import PATH_BITS, Shape
-from kvgit_hamt.run import Builder, Piece, Pieces, Run, run_of_leaf
+from kvgit_hamt.run import Piece, Pieces, Run
 
 DEFAULT_MEMORY_BYTES = 64 << 20
 ENTRY_OVERHEAD_BYTES = 220  # Python objects of one entry while it is sorted (measured, CPython 3.11)
@@ -163,7 +164,7 @@ class _Loader(Editor):
         self.done += pieces.count()
         if len(pieces.pieces) == 1:
             return pieces.pieces[0]
-        run = pieces.flatten(self.shape, True)
+        run = kernel.flatten(pieces, self.shape, True)
         return run, 0, len(run.hi)
 
     def into(self, child: Segment, level: int, pieces: Pieces) -> list[Segment]:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from kvgit_hamt import node
-from kvgit_hamt.hamt import Reader, Segment, Tree, segment_at, segments_of
+from kvgit_hamt import kernel
+from kvgit_hamt.hamt import Reader, Segment, Tree
 from kvgit_hamt.node import INNER, Value
 from kvgit_hamt.path import Shape
 from kvgit_hamt.scan import Window, leaf_bodies, window_of
@@ -38,7 +38,7 @@ class _Differ:
         tops = []
         for tree in (old, new):
             body = self.reader.read(tree.oid, tree.loc)
-            stats = node.inner_stats(body) if body[0] == INNER else node.leaf_stats(body)
+            stats = kernel.inner_stats(body) if body[0] == INNER else kernel.leaf_stats(body)
             tops.append(Segment(0, slots, *stats, tree.oid, tree.loc, b""))
         # level: that of the node which holds the two sides, -1 above the roots
         stack: list[tuple[list[Segment], list[Segment], int]] = [([tops[0]], [tops[1]], -1)]
@@ -55,46 +55,32 @@ class _Differ:
     def is_leaf(self, segment: Segment, level: int) -> bool:
         return level >= self.shape.max_level or self.shape.is_leaf(segment.entry_count, segment.size)
 
+    def are_leaves(self, old: Segment, new: Segment, level: int) -> bool:
+        has_both = old.entry_count > 0 and new.entry_count > 0
+        return has_both and self.is_leaf(old, level) and self.is_leaf(new, level)
+
     def pair(self, old: Segment, new: Segment, level: int) -> list[tuple[list[Segment], list[Segment], int]]:
         """The runs of two inner nodes at ``level``, side by side; equal ones left out."""
         bodies = self.reader.read_many([(old.oid, old.loc), (new.oid, new.loc)])
-        if node.inner_slots(bodies[0]) == node.inner_slots(bodies[1]):
-            return self.aligned(bodies[0], bodies[1], level)
-        left, right = segments_of(bodies[0]), segments_of(bodies[1])
         out: list[tuple[list[Segment], list[Segment], int]] = []
-        i = j = 0
-        while i < len(left):
-            end = max(left[i].start + left[i].width, right[j].start + right[j].width)
-            i_end = _until(left, i, end)
-            j_end = _until(right, j, end)
-            before, after = left[i:i_end], right[j:j_end]
-            i, j = i_end, j_end
-            if len(before) == len(after) == 1 and before[0].oid == after[0].oid:
-                continue
+        for before, after in kernel.uneven_runs(*bodies):
             if any(self.window.holds(self.shape, s, level) for s in (*before, *after)):
                 out.append((before, after, level))
         return out
 
-    def aligned(self, old: bytes, new: bytes, level: int) -> list[tuple[list[Segment], list[Segment], int]]:
-        """``pair`` for two nodes whose children stand in the same runs: most of the time."""
-        before, after = node.inner_children(old), node.inner_children(new)
-        out: list[tuple[list[Segment], list[Segment], int]] = []
-        for number, oid in enumerate(before.oids):
-            if oid != after.oids[number]:
-                sides = segment_at(before, number), segment_at(after, number)
-                if self.window.holds(self.shape, sides[0], level):
-                    out.append(([sides[0]], [sides[1]], level))
-        return out
-
     def uneven(self, before: list[Segment], after: list[Segment], level: int) -> Iterator[Difference]:
         """One side is a single leaf (or empty) over the run; the other whatever it is."""
+        if len(before) == len(after) == 1 and self.are_leaves(before[0], after[0], level):
+            links = [(side.oid, side.loc) for side in (before[0], after[0])]
+            yield from kernel.leaf_diff(*self.reader.read_many(links))
+            return
         if len(before) == 1 and self.is_leaf(before[0], level):
             small, large, is_swapped = before[0], after, False
         else:
             small, large, is_swapped = after[0], before, True
         rest: dict[bytes, Value] = {}
         if small.entry_count:
-            rest = dict(node.leaf_items(self.reader.read(small.oid, small.loc)))
+            rest = dict(kernel.leaf_items(self.reader.read(small.oid, small.loc)))
         for segment in large:
             if not segment.entry_count:
                 continue
@@ -107,19 +93,12 @@ class _Differ:
 
     def entries(self, segment: Segment, level: int) -> Iterator[tuple[bytes, Value]]:
         if self.is_leaf(segment, level):
-            yield from node.leaf_items(self.reader.read(segment.oid, segment.loc))
+            yield from kernel.leaf_items(self.reader.read(segment.oid, segment.loc))
             return
         below = Window(*_rest(self.window, self.shape, level + 1))
         tree = Tree(segment.oid, segment.loc)
         for body in leaf_bodies(self.reader, self.shape, tree, below):
-            yield from node.leaf_items(body)
-
-
-def _until(segments: list[Segment], at: int, end: int) -> int:
-    """Index after the segments that lie before slot ``end``."""
-    while at < len(segments) and segments[at].start < end:
-        at += 1
-    return at
+            yield from kernel.leaf_items(body)
 
 
 def _rest(window: Window, shape: Shape, level: int) -> tuple[int, int]:

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from functools import partial
 from hashlib import blake2b
 
-from kvgit_hamt import node
+from kvgit_hamt import kernel, node
 from kvgit_hamt.backend.base import Backend, Kind, Sweep
 from kvgit_hamt.errors import CorruptionError
 from kvgit_hamt.node import INNER
@@ -138,7 +138,7 @@ class Marker:
     def _mark_blobs(self, body: bytes) -> None:
         if not node.has_blobs(body):
             return
-        for _, value in node.leaf_items(body):
+        for _, value in kernel.leaf_items(body):
             if isinstance(value, node.BlobRef):
                 self.marks.add(value.oid, value.loc)
 

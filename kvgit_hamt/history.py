@@ -10,12 +10,12 @@ from kvgit_hamt import diff, graph, merge
 from kvgit_hamt.codec import Codec
 from kvgit_hamt.errors import InvalidInputError, KvgitHamtError
 from kvgit_hamt.hamt import Editor, Tree
+from kvgit_hamt.kernel import make_run
 from kvgit_hamt.node import EMPTY_LEAF, Value
 from kvgit_hamt.objects import CommitObject, encode_commit
 from kvgit_hamt.oid import oid_of
 from kvgit_hamt.policy import DELETE, OURS, MergeChoice, MergePolicy, MergeRule
 from kvgit_hamt.results import Conflict
-from kvgit_hamt.run import make_run
 from kvgit_hamt.store import Store, StoreWriter
 
 Side = Literal["base", "ours", "theirs"]

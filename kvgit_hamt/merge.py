@@ -8,20 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeAlias
 
-from kvgit_hamt import node
-from kvgit_hamt.hamt import (
-    Editor,
-    Segment,
-    Tree,
-    Writer,
-    empty_segment,
-    segment_at,
-    segments_of,
-    stats_of,
-)
-from kvgit_hamt.node import INNER, Value
+from kvgit_hamt import kernel, node
+from kvgit_hamt.hamt import Editor, Segment, Tree, Writer, empty_segment, segments_of, stats_of
+from kvgit_hamt.kernel import make_run, run_of_leaf
+from kvgit_hamt.node import INNER, Value, segment_at
 from kvgit_hamt.path import Shape
-from kvgit_hamt.run import EMPTY_RUN, Piece, Pieces, Run, make_run, run_of_leaf
+from kvgit_hamt.run import EMPTY_RUN, Piece, Pieces, Run
 
 Resolve = Callable[[bytes, Value | None, Value | None, Value | None], Value | None]
 """(key, base, ours, theirs) -> what the merge holds; None deletes. Asked for contested keys only."""
@@ -103,7 +95,7 @@ class _Merger(Editor):
             return [s for s in side if s.start < middle], [s for s in side if s.start >= middle]
         run = self.leaf_run(side)
         left, right = Pieces((Piece(run, 0, len(run.hi)),)).cut(self.shape, bit)
-        return left.flatten(self.shape, True), right.flatten(self.shape, True)
+        return kernel.flatten(left, self.shape, True), kernel.flatten(right, self.shape, True)
 
     def descend(self, sides: list[Side], level: int, start: int) -> Segment:
         """Merge below a single slot, where at least one side has an inner node."""
@@ -128,7 +120,7 @@ class _Merger(Editor):
 
     def aligned(self, inner: list[Segment], bodies: list[bytes], level: int, mark: int) -> Segment:
         """Merge three nodes at ``level`` whose children stand in the same runs: most of the time."""
-        base, ours, theirs = (node.inner_children(body) for body in bodies)
+        base, ours, theirs = (kernel.inner_children(body) for body in bodies)
         changed: list[tuple[Segment, list[Segment]]] = []
         is_theirs = True
         for number, mine in enumerate(ours.oids):
@@ -175,8 +167,8 @@ class _Merger(Editor):
     def items(self, side: Side) -> dict[bytes, Value]:
         """The entries of a light side by key."""
         if isinstance(side, Run):
-            return dict(node.leaf_items(node.leaf_encode(side.entries(0, len(side.hi)))))
-        return dict(node.leaf_items(self.body_of(side[0]))) if side[0].entry_count else {}
+            return dict(kernel.leaf_items(node.leaf_encode(side.entries(0, len(side.hi)))))
+        return dict(kernel.leaf_items(self.body_of(side[0]))) if side[0].entry_count else {}
 
 
 def _as_segments(side: Side, where: Segment) -> Side:

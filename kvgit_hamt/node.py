@@ -32,6 +32,10 @@ _HH = struct.Struct("<HH").unpack_from
 _HHH = struct.Struct("<HHH").unpack_from
 _WIDTH_CODES = {1: "B", 2: "H", 4: "I", 8: "Q"}
 EMPTY_LEAF = _LEAF_HEADER.pack(LEAF, VERSION, 0, 0)
+NOT_A_LEAF = "an inner node lies where its parent says that a leaf is"
+BAD_LEAF = "malformed leaf: its columns do not fit its bytes"
+BAD_INNER = "malformed inner node: its columns do not fit its bytes or its place"
+LEAF_DISORDER = "malformed leaf: its entries are not in path order"
 
 
 class BlobRef(NamedTuple):
@@ -76,13 +80,19 @@ class Entries(NamedTuple):
 
 
 def leaf_find(body: bytes, tag: int, key: bytes) -> Value | None:
-    """The value of ``key`` in a leaf, None if it is not there. ``tag``: low byte of its path."""
-    flags = body[2]
-    if flags:
+    """The value of ``key`` in a leaf, None if it is not there. ``tag``: low byte of its path.
+
+    Raises:
+        CorruptionError: what it looks at lies outside the body or out of order.
+    """
+    if len(body) < HEADER_BYTES or body[2] or body[3] or body[6] or body[7]:
         return _find_general(body, key)
-    count = body[4] | body[5] << 8  # without WIDE the heap, and so the count, is below 65,536
+    count = body[4] | body[5] << 8
     tags_end = HEADER_BYTES + count
     heap = tags_end + 4 * count
+    room = len(body) - heap
+    if room < 0:
+        raise CorruptionError(BAD_LEAF)
     at = body.find(tag, HEADER_BYTES, tags_end)
     while at >= 0:
         index = at - HEADER_BYTES
@@ -91,6 +101,8 @@ def leaf_find(body: bytes, tag: int, key: bytes) -> Value | None:
         else:
             start = 0
             middle, end = _HH(body, tags_end)
+        if not start <= middle <= end <= room:
+            raise CorruptionError(BAD_LEAF)
         if body[heap + start : heap + middle] == key:
             return body[heap + middle : heap + end]
         at = body.find(tag, at + 1, tags_end)
@@ -120,16 +132,27 @@ def leaf_count(body: bytes) -> int:
 
 
 def _leaf_layout(body: bytes) -> tuple[int, int, tuple[int, ...], int]:
-    """(flags, count, flat ends, offset of the heap)."""
-    kind, _, flags, count = _LEAF_HEADER.unpack_from(body)
-    if kind != LEAF:
-        raise CorruptionError("an inner node lies where its parent says that a leaf is")
-    at = HEADER_BYTES + count
-    if flags & KINDS:
-        at += count
+    """(flags, count, flat ends, offset of the heap). CorruptionError if they do not fit the body."""
+    if len(body) < HEADER_BYTES or body[0] != LEAF:
+        raise CorruptionError(NOT_A_LEAF)
+    _, version, flags, count = _LEAF_HEADER.unpack_from(body)
     code, width = ("I", 4) if flags & WIDE else ("H", 2)
+    at = HEADER_BYTES + count * (2 if flags & KINDS else 1)
+    heap = at + 2 * count * width
+    if version != VERSION or flags & ~(WIDE | KINDS) or heap > len(body):
+        raise CorruptionError(BAD_LEAF)
     ends = struct.unpack_from(f"<{2 * count}{code}", body, at)
-    return flags, count, ends, at + 2 * count * width
+    rest = len(body) - heap - (ends[-1] if count else 0)
+    if rest < 0 or [*ends] != sorted(ends):
+        raise CorruptionError(BAD_LEAF)
+    if rest or flags & KINDS:
+        kinds = body[HEADER_BYTES + count : HEADER_BYTES + 2 * count] if flags & KINDS else b""
+        blobs = [index for index, kind in enumerate(kinds) if kind == BLOB_VALUE]
+        are_known = len(blobs) + kinds.count(INLINE) == len(kinds)
+        are_refs = all(ends[2 * index + 1] - ends[2 * index] == REF_BYTES for index in blobs)
+        if not are_known or not are_refs or rest not in (0, PLACE_BYTES * len(blobs)):
+            raise CorruptionError(BAD_LEAF)
+    return flags, count, ends, heap
 
 
 def leaf_entries(body: bytes) -> Entries:
@@ -167,7 +190,7 @@ def has_blobs(body: bytes) -> bool:
 
 def leaf_items(body: bytes) -> list[tuple[bytes, Value]]:
     """(key, value) of a leaf, in path order."""
-    if not body[2] & KINDS:
+    if len(body) > 2 and not body[2] & KINDS:
         return leaf_inline_items(body)  # type: ignore[return-value]
     entries = leaf_entries(body)
     return [
@@ -178,7 +201,9 @@ def leaf_items(body: bytes) -> list[tuple[bytes, Value]]:
 
 def leaf_inline_items(body: bytes) -> list[tuple[bytes, bytes]]:
     """(key, value) of a leaf without blobs, in path order."""
-    _, count, ends, heap = _leaf_layout(body)
+    flags, count, ends, heap = _leaf_layout(body)
+    if flags & KINDS:
+        raise CorruptionError(BAD_LEAF)
     ends = tuple([heap + end for end in ends])
     starts = (heap, *ends[1:-1:2]) if count else ()
     return [(body[a:k], body[k:b]) for a, k, b in zip(starts, ends[0::2], ends[1::2], strict=True)]
@@ -186,7 +211,7 @@ def leaf_inline_items(body: bytes) -> list[tuple[bytes, bytes]]:
 
 def leaf_payload_length(body: bytes) -> int:
     """Length of the part of a leaf's body that its oid names."""
-    if not body[2] & KINDS:
+    if len(body) > 2 and not body[2] & KINDS:
         return len(body)
     _, count, ends, heap = _leaf_layout(body)
     return heap + (ends[-1] if count else 0)
@@ -388,6 +413,54 @@ def inner_encode(children: Children) -> bytes:
         (_INNER_HEADER.pack(INNER, VERSION, bits, count, *widths, 0), children.slots,
          *children.oids, *packed, *children.locs)
     )  # fmt: skip
+
+
+class Segment(NamedTuple):
+    """What stands in an aligned run of slots: an empty run, a leaf, or an inner node.
+
+    Attributes:
+        start, width: the run of slots in the parent.
+        entry_count, size, extra: entries, bytes, and blob bytes beyond the references.
+        oid, loc: of a stored node; b"" while it is a leaf not yet put (or empty).
+        body: of a leaf not yet put, else b"".
+    """
+
+    start: int
+    width: int
+    entry_count: int
+    size: int
+    extra: int
+    oid: bytes
+    loc: bytes
+    body: bytes
+
+
+def empty_segment(start: int, width: int) -> Segment:
+    """A run of slots without entries."""
+    return Segment(start, width, 0, 0, 0, b"", b"", b"")
+
+
+def segment_at(children: Children, number: int) -> Segment:
+    """One child of an inner node."""
+    slots, oids, locs, counts, sizes, extras = children
+    return Segment(
+        slots.index(number), slots.count(number), counts[number], sizes[number], extras[number],
+        oids[number], locs[number], b"",
+    )  # fmt: skip
+
+
+def segments_of(body: bytes) -> list[Segment]:
+    """The runs of an inner node, in slot order."""
+    slots, oids, locs, counts, sizes, extras = inner_children(body)
+    out = []
+    for start, width, child in inner_runs(slots):
+        if child == EMPTY_SLOT:
+            out.append(empty_segment(start, width))
+        else:
+            out.append(Segment(
+                start, width, counts[child], sizes[child], extras[child], oids[child], locs[child], b""
+            ))  # fmt: skip
+    return out
 
 
 def _width(column: Sequence[int]) -> int:

@@ -221,6 +221,7 @@ class Builder:
         locs = b""
         if any(self.kinds):
             kinds = bytes([self.kinds[i] for i in order])
+            kinds = kinds if any(kinds) else b""
             locs = b"".join([self.locs[i] for i in order if i in self.locs])
         return Run(flat[0::2], flat[1::2], ends, kinds, b"".join(records), locs)
 
@@ -314,6 +315,11 @@ class Pieces:
         if keep_deleted or node.DELETED not in whole.kinds:
             return whole
         return drop_deleted(whole, 0, len(whole.hi))
+
+
+def flatten(pieces: Pieces, shape: Shape, keep_deleted: bool) -> Run:
+    """One run of what pieces hold: see ``Pieces.flatten``."""
+    return pieces.flatten(shape, keep_deleted)
 
 
 def drop_deleted(run: Run, i: int, j: int) -> Run:

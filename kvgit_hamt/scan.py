@@ -9,7 +9,7 @@ import random
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from kvgit_hamt import node
+from kvgit_hamt import kernel, node
 from kvgit_hamt.errors import CorruptionError
 from kvgit_hamt.hamt import Reader, Segment, Tree, segments_of
 from kvgit_hamt.node import INNER, LEAF, Value
@@ -82,9 +82,9 @@ def items(reader: Reader, shape: Shape, tree: Tree, prefix: bytes = b"") -> Iter
     """
     for body in leaf_bodies(reader, shape, tree, window_of(shape, prefix)):
         if not prefix:
-            yield from node.leaf_items(body)
+            yield from kernel.leaf_items(body)
         else:
-            for item in node.leaf_items(body):
+            for item in kernel.leaf_items(body):
                 if item[0].startswith(prefix):
                     yield item
 
@@ -93,9 +93,9 @@ def keys(reader: Reader, shape: Shape, tree: Tree, prefix: bytes = b"") -> Itera
     """All keys that start with ``prefix``, in path order. Cost: as ``items``."""
     for body in leaf_bodies(reader, shape, tree, window_of(shape, prefix)):
         if not prefix:
-            yield from node.leaf_keys(body)
+            yield from kernel.leaf_keys(body)
         else:
-            for key in node.leaf_keys(body):
+            for key in kernel.leaf_keys(body):
                 if key.startswith(prefix):
                     yield key
 
@@ -108,7 +108,7 @@ def sample(
     Cost: O(count x depth) node reads, by the counts in inner nodes.
     """
     body = reader.read(tree.oid, tree.loc)
-    total = node.inner_stats(body)[0] if body[0] == INNER else node.leaf_count(body)
+    total = kernel.inner_stats(body)[0] if body[0] == INNER else node.leaf_count(body)
     chosen = sorted(rng.sample(range(total), min(count, total)))
     out: list[tuple[bytes, Value]] = []
     stack: list[tuple[Link, list[int]]] = [((tree.oid, tree.loc), chosen)] if chosen else []
@@ -116,7 +116,7 @@ def sample(
         link, ranks = stack.pop()
         body = reader.read(*link)
         if body[0] == LEAF:
-            entries = node.leaf_items(body)
+            entries = kernel.leaf_items(body)
             if ranks[-1] >= len(entries):
                 raise CorruptionError(f"leaf {link[0].hex()} has fewer entries than its parent says")
             out.extend(entries[rank] for rank in ranks)

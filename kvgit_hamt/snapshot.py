@@ -6,7 +6,7 @@ import random
 from collections.abc import ItemsView, Iterable, Iterator, KeysView, Mapping, ValuesView
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from kvgit_hamt import hamt, node, scan
+from kvgit_hamt import hamt, kernel, node, scan
 from kvgit_hamt.codec import Codec
 from kvgit_hamt.errors import ClosedError, InvalidInputError, InvalidKeyError, KeyTypeError
 from kvgit_hamt.hamt import Tree
@@ -257,15 +257,15 @@ class TreeView(Mapping[str, Any]):
         window = scan.window_of(store.shape, prefix)
         for body in scan.leaf_bodies(store, store.shape, self._tree, window):
             if prefix or node.has_blobs(body):
-                for key, value in node.leaf_items(body):
+                for key, value in kernel.leaf_items(body):
                     if key.startswith(prefix):
                         text = key.decode()
                         yield text, self._codec.decode_for(text, store.load_value(value))
             else:
                 try:
-                    pairs = [(k.decode(), decode(v)) for k, v in node.leaf_inline_items(body)]
+                    pairs = [(key, decode(value)) for key, value in kernel.leaf_texts(body)]
                 except Exception:  # noqa: BLE001 (the decoder's own; found again below, with its key)
-                    pairs = [self._decode_pair(*pair) for pair in node.leaf_inline_items(body)]
+                    pairs = [self._decode_pair(*pair) for pair in kernel.leaf_inline_items(body)]
                 yield from pairs
 
     def _decode_pair(self, key: bytes, data: bytes) -> tuple[str, Any]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from types import MappingProxyType
 from typing import Final, Protocol
 
-from kvgit_hamt import node, wire
+from kvgit_hamt import kernel, node, wire
 from kvgit_hamt.backend.base import Backend, Batch, Kind, NewRecord, RefUpdate, Touch
 from kvgit_hamt.errors import (
     AmbiguousCommitError,
@@ -68,19 +68,19 @@ class NodeCache:
     A node is never changed under its location, so nothing here is ever stale.
     """
 
-    __slots__ = ("_half", "_old", "_size", "young")
+    __slots__ = ("_half", "_size", "old", "young")
 
     def __init__(self, max_bytes: int) -> None:
         self._half = max_bytes // 2
         self.young: dict[bytes, bytes] = {}
-        self._old: dict[bytes, bytes] = {}
+        self.old: dict[bytes, bytes] = {}
         self._size = 0
 
     def get_old(self, key: bytes) -> bytes | None:
         """Look in the older generation; what is found there becomes young again."""
-        if not self._old:
+        if not self.old:
             return None
-        body = self._old.pop(key, None)
+        body = self.old.pop(key, None)
         if body is not None:
             self.put(key, body)
         return body
@@ -92,7 +92,7 @@ class NodeCache:
             return
         self._size += size
         if self._size > self._half:
-            self._old = self.young
+            self.old = self.young
             self.young = {}
             self._size = size
         self.young[key] = body
@@ -100,7 +100,7 @@ class NodeCache:
     def clear(self) -> None:
         """Forget everything."""
         self.young = {}
-        self._old = {}
+        self.old = {}
         self._size = 0
 
 
@@ -133,7 +133,7 @@ class Store:
 
     def __init__(self, backend: Backend, shape: Shape, cache_bytes: int) -> None:
         self.backend = backend
-        self._read = backend.read
+        self.read_record = backend.read
         self.shape = shape
         self.cache = NodeCache(cache_bytes)
         self.counters = Counters()
@@ -153,8 +153,11 @@ class Store:
         body = self.cache.get_old(loc or oid)
         if body is not None:
             return body
-        record = self._read(oid, loc)
-        body = wire.unseal(oid, record)
+        return self.accept(oid, loc, self.read_record(oid, loc))
+
+    def accept(self, oid: bytes, loc: bytes, record: bytes | None) -> bytes:
+        """The body of a node's record, verified; an inner node goes to the cache."""
+        body = kernel.unseal(oid, record)
         if body and body[0] == LEAF:
             counters = self.counters
             counters.nodes_read += 1
@@ -179,7 +182,7 @@ class Store:
             records = self.backend.read_many([links[index] for index in missing])
             for index, record in zip(missing, records, strict=True):
                 oid, loc = links[index]
-                body = wire.unseal(oid, record)
+                body = kernel.unseal(oid, record)
                 self._admit(oid, loc or oid, body)
                 out[index] = body
         return out
@@ -191,14 +194,14 @@ class Store:
         kind = body[0] if body else 0
         if kind == LEAF:
             counters.leaves_read += 1
-        elif kind == INNER and node.is_sound_inner(body) and body[2] == self.shape.bits:
+        elif kind == INNER and kernel.is_sound_inner(body) and body[2] == self.shape.bits:
             self.cache.put(key, body)
         else:
             raise CorruptionError(f"object {oid.hex()} is not a well-formed node")
 
     def read_blob(self, ref: BlobRef) -> bytes:
         """The bytes of an out-of-line value; CorruptionError if missing or damaged."""
-        body = wire.unseal(ref.oid, self.backend.read(ref.oid, ref.loc))
+        body = kernel.unseal(ref.oid, self.backend.read(ref.oid, ref.loc))
         if body[:2] != BLOB_HEADER or len(body) != ref.length + len(BLOB_HEADER):
             raise CorruptionError(f"object {ref.oid.hex()} is not the blob it should be")
         self.counters.blobs_read += 1
@@ -226,7 +229,7 @@ class Store:
             loc = self.backend.find("commit", oid)
             if loc is None:
                 raise CorruptionError(f"commit {oid.hex()} is missing from the store")
-        body = wire.unseal(oid, self.backend.read(oid, loc))
+        body = kernel.unseal(oid, self.backend.read(oid, loc))
         self.counters.nodes_read += 1
         self.counters.bytes_read += len(body)
         return decode_commit(oid, loc, body), len(body) + wire.CHECK_BYTES
@@ -341,7 +344,7 @@ class StoreWriter:
 
     def put_leaf(self, body: bytes) -> Link:
         """Keep a leaf; its (oid, loc)."""
-        length = node.leaf_payload_length(body)
+        length = kernel.leaf_payload_length(body)
         oid = oid_of(body if length == len(body) else body[:length])
         return oid, self._put(oid, body, (len(body) - length) // node.PLACE_BYTES, None)
 

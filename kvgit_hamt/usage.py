@@ -5,7 +5,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Mapping
 
-from kvgit_hamt import node
+from kvgit_hamt import kernel, node
 from kvgit_hamt.node import INNER
 from kvgit_hamt.objects import BLOB_HEADER, Link
 from kvgit_hamt.path import ENTRY_BYTES
@@ -127,7 +127,7 @@ class _Walk:
     def blobs(self, body: bytes, ref: int) -> None:
         """Count the out-of-line values of a leaf."""
         if node.has_blobs(body):
-            for _, value in node.leaf_items(body):
+            for _, value in kernel.leaf_items(body):
                 if isinstance(value, node.BlobRef):
                     size = len(BLOB_HEADER) + value.length + CHECK_BYTES
                     self.take((value.oid, value.loc), size, ref)

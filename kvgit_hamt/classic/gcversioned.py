@@ -13,11 +13,11 @@ from kvgit_hamt.errors import ConcurrencyError, CorruptionError, InvalidInputErr
 from kvgit_hamt.gc import KEEP_REFLOG_US
 from kvgit_hamt.hamt import Editor, Tree
 from kvgit_hamt.history import CommitMeta
+from kvgit_hamt.kernel import make_run
 from kvgit_hamt.node import Value
 from kvgit_hamt.objects import CommitObject, RefValue, decode_log_entry
 from kvgit_hamt.refs import HEADS
 from kvgit_hamt.results import MergeResult
-from kvgit_hamt.run import make_run
 from kvgit_hamt.store import ObjectReader, StoreWriter
 
 LOW_PART: Final = 0.8  # of high water, where no usable low water is given

@@ -24,12 +24,12 @@ from kvgit_hamt.errors import (
 )
 from kvgit_hamt.hamt import Editor, Tree
 from kvgit_hamt.history import CommitMeta
+from kvgit_hamt.kernel import make_run
 from kvgit_hamt.objects import CommitObject, RefValue
 from kvgit_hamt.policy import MergePolicy
 from kvgit_hamt.refs import CONFIG, HEADS, check_name
 from kvgit_hamt.repo import Repo
 from kvgit_hamt.results import MergeResult, MergeStrategy
-from kvgit_hamt.run import make_run
 from kvgit_hamt.snapshot import Keys, encode_key
 from kvgit_hamt.store import StoreWriter
 

@@ -14,6 +14,7 @@ PACKAGE = "kvgit_hamt"
 MODULE_LINES = 600
 FUNCTION_LINES = 60
 PARAMETERS = 6
+COMPILED = "_kernel"  # no Python file; only `kernel` may import it
 PRINTING = {"demo", "__main__"}
 
 
@@ -77,6 +78,8 @@ def _imports(tree: ast.Module) -> Iterator[tuple[int, str]]:
         for name in found:
             if name == PACKAGE or name.startswith(f"{PACKAGE}."):
                 inner = name[len(PACKAGE) + 1 :]
+                if inner.split(".")[0] == COMPILED:
+                    continue
                 while inner and inner not in PATHS:  # the last part names a thing in the module
                     inner = inner.rpartition(".")[0]
                 yield item.lineno, inner
@@ -108,9 +111,20 @@ def test_a_module_imports_from_its_own_or_an_earlier_layer_only(module):
 
 
 @each_module
+def test_only_the_kernel_imports_the_compiled_one(module):
+    has_it = re.search(rf"^ *(from|import) .*\b{COMPILED}\b", PATHS[module].read_text(), re.M)
+    assert bool(has_it) == (module == "kernel")
+
+
+@each_module
 def test_a_module_stays_small(module):
     line_count = len(PATHS[module].read_text().splitlines())
     assert line_count <= MODULE_LINES
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / PACKAGE).glob("*.p[yx][xi]")), ids=lambda path: path.name)
+def test_a_part_of_the_compiled_kernel_stays_small(path):
+    assert len(path.read_text().splitlines()) <= MODULE_LINES
 
 
 @each_module

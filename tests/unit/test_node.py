@@ -8,11 +8,13 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from kvgit_hamt import node
+from kvgit_hamt import node as plain_node
 from kvgit_hamt.errors import CorruptionError
 from kvgit_hamt.node import EMPTY_SLOT, BlobRef
+from tests.support.kernels import InUse
 from tests.support.nodes import inners, leaf_items, leaves, make_inner, make_leaf, mutated
 
+node = InUse(plain_node)
 PLACE = bytes(range(8))
 REF = BlobRef(b"\xaa" * 32, 1_000, b"")
 PLACED_REF = BlobRef(b"\xbb" * 32, 2_000, PLACE)

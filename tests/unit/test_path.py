@@ -9,8 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from xxhash import xxh3_64_intdigest, xxh3_128_intdigest
 
-from kvgit_hamt.path import Shape, path_of, prefix_bits, tail_of
+from kvgit_hamt import path as plain_path
+from kvgit_hamt.path import Shape, prefix_bits, tail_of
+from tests.support.kernels import InUse
 from tests.support.trees import no_bits
+
+path_of = InUse(plain_path).path_of
 
 
 @pytest.mark.parametrize(

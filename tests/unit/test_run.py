@@ -8,21 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvgit_hamt import node
+from kvgit_hamt import node as plain_node
 from kvgit_hamt.bulk import Spill
+from kvgit_hamt.kernel import Builder, flatten, make_run, run_of_leaf, splice
 from kvgit_hamt.node import BlobRef
 from kvgit_hamt.path import Shape
-from kvgit_hamt.run import (
-    EMPTY_RUN,
-    Builder,
-    Piece,
-    Pieces,
-    Run,
-    drop_deleted,
-    make_run,
-    run_of_leaf,
-    splice,
-)
+from kvgit_hamt.run import EMPTY_RUN, Piece, Pieces, Run, drop_deleted
+from tests.support.kernels import InUse
 from tests.support.trees import SHAPES, no_window
 
 
@@ -36,6 +28,7 @@ def as_tail(key: bytes) -> int:
     return int.from_bytes(key[16:80].ljust(64, b"\0"), "big")
 
 
+node = InUse(plain_node)
 OPEN = Shape(bits=6, leaf_max=64, hash=as_path, tail=as_tail, prefix=no_window)
 REF = BlobRef(b"\xaa" * 32, 1_000, b"placed_1")
 OTHER_REF = BlobRef(b"\xbb" * 32, 2_000, b"placed_2")
@@ -210,22 +203,22 @@ def test_of_equal_keys_in_several_runs_the_last_piece_counts():
     pieces = Pieces((Piece(first, 0, 3), Piece(second, 0, 3)))
     assert pieces.count() == 6
     assert pieces.size() == len(first.heap) + len(second.heap)
-    kept = pieces.flatten(OPEN, keep_deleted=True)
+    kept = flatten(pieces, OPEN, keep_deleted=True)
     assert listed(kept) == [(b"a", b"1"), (b"b", None), (b"c", OTHER_REF), (b"d", b"4")]
-    done = pieces.flatten(OPEN, keep_deleted=False)
+    done = flatten(pieces, OPEN, keep_deleted=False)
     assert listed(done) == [(b"a", b"1"), (b"c", OTHER_REF), (b"d", b"4")]
     assert kept.loc(2) == done.loc(1) == b"placed_2"
 
 
 def test_a_piece_in_the_middle_of_a_run_is_flattened_alone():
     run = make_run(OPEN, [(b"a", REF), (b"b", b"2"), (b"c", OTHER_REF), (b"d", b"4")])
-    flat = Pieces((Piece(run, 1, 3),)).flatten(OPEN, keep_deleted=True)
+    flat = flatten(Pieces((Piece(run, 1, 3),)), OPEN, keep_deleted=True)
     assert listed(flat) == [(b"b", b"2"), (b"c", OTHER_REF)]
     assert flat.loc(1) == b"placed_2"
 
 
 def test_pieces_of_nothing_are_the_empty_run():
-    assert Pieces(()).flatten(OPEN, keep_deleted=True) == EMPTY_RUN
+    assert flatten(Pieces(()), OPEN, keep_deleted=True) == EMPTY_RUN
     assert Pieces(()).cut(OPEN, 5) == (Pieces(()), Pieces(()))
 
 

@@ -223,7 +223,7 @@ def test_the_cache_keeps_within_its_bytes():
         key = b"%d" % rng.randrange(60)
         if key not in cache.young and cache.get_old(key) is None:
             cache.put(key, bytes(rng.randrange(1_500)))
-        held = {**cache.young, **cache._old}
+        held = {**cache.young, **cache.old}
         assert sum(len(body) + NODE_OVERHEAD_BYTES for body in held.values()) <= 10_000, n
 
 
@@ -233,7 +233,7 @@ def test_a_body_too_large_for_the_cache_is_not_kept(max_bytes):
     for n in range(4):
         cache.put(b"%d" % n, bytes(2_000))
     assert not cache.young
-    assert not cache._old
+    assert not cache.old
 
 
 def test_a_body_too_large_for_the_cache_drives_nothing_out():

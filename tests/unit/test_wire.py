@@ -7,9 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvgit_hamt import wire
+from kvgit_hamt import wire as plain_wire
 from kvgit_hamt.errors import CorruptionError
 from kvgit_hamt.oid import oid_of
+from tests.support.kernels import InUse
+
+wire = InUse(plain_wire)
 
 plain = st.recursive(
     st.none()
