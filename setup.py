@@ -25,11 +25,12 @@ def say_left_out(why: object) -> None:
 class OptionalBuild(build_ext):
     """A build that goes on without the extension when it cannot be compiled."""
 
-    def build_extension(self, ext: Any) -> None:
+    def build_extensions(self) -> None:
         try:
-            super().build_extension(ext)
+            super().build_extensions()
         except Exception as error:  # noqa: BLE001 (whatever stands in the way, plain Python works)
-            say_left_out(str(error).splitlines()[0])
+            self.extensions = []
+            say_left_out(str(error).splitlines()[0][:120])
 
 
 def extensions() -> list[Any]:
@@ -44,9 +45,8 @@ def extensions() -> list[Any]:
         return []
     flags = shlex.split(os.environ.get("KVGIT_HAMT_CFLAGS", ""))
     kernel = Extension(
-        "kvgit_hamt._kernel", [SOURCE], depends=PARTS, optional=True,
-        extra_compile_args=flags, extra_link_args=flags,
-    )  # fmt: skip
+        "kvgit_hamt._kernel", [SOURCE], depends=PARTS, extra_compile_args=flags, extra_link_args=flags
+    )
     return list(cythonize([kernel], build_dir="build/cython", quiet=True))
 
 
