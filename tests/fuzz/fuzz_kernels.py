@@ -92,7 +92,7 @@ def inner_round(maker: Maker) -> None:
         call = same if is_sound else harmless
         for name in INNER_READERS:
             call(name, data)
-        for slot in range(1 << bits if is_sound and data[2] == bits else 70):
+        for slot in range(1 << data[2] if is_sound else 70):
             call("inner_step", data, slot)
         harmless("inner_step", data, rng.choice([-1, 64, 2**30]))
         harmless("uneven_runs", data, one)
