@@ -1,8 +1,9 @@
 # make demo        see it work (in DIR, by default ./demo-store; replaces its own earlier store there)
-# make test        the fast tests, on the compiled kernel and the plain one
+# make test        the fast tests
+# make test-plain  those that depend on the kernel once more, on the plain one
 # make test-slow   only the slow ones
 # make bench       measure it beside its rivals (BENCH_ARGS="--sizes 10k --repeats 1": see docs/howto/benchmark.md)
-# make check       format, lint, types, documents and the fast tests: what CI runs
+# make check       format, lint, types, documents and the fast tests on both kernels: what CI runs
 #
 # Everything is installed into VENV, which is made on first use; nothing else on the machine is changed.
 
@@ -24,7 +25,7 @@ KERNEL_TESTS := tests/unit tests/property tests/golden tests/stateful tests/cost
 KERNEL := $(BIN)/python -c "from kvgit_hamt import kernel; print(kernel.NAME)"
 KERNEL_SOURCES := setup.py $(wildcard kvgit_hamt/_*.pyx kvgit_hamt/_*.pxi)
 
-.PHONY: help demo test test-slow bench check lint format clean
+.PHONY: help demo test test-plain test-slow bench check lint format clean
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 
@@ -37,6 +38,8 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed-dev
 	@echo "kernel: $$($(KERNEL))"
 	$(PYTEST) -m "not slow" $(PYTEST_ARGS)
+
+test-plain: $(VENV)/.installed-dev
 	@if [ "$$($(KERNEL))" = plain ]; then exit 0; fi; echo "kernel: plain"; \
 	KVGIT_HAMT_PURE=1 $(PYTEST) -m "not slow" $(KERNEL_TESTS) $(PYTEST_ARGS)
 
@@ -52,7 +55,7 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/mypy --strict
 
 # The documents' code and links are among the tests (tests/docs).
-check: lint test
+check: lint test test-plain
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff format .
