@@ -7,8 +7,9 @@
 | ``l/`` digest in hex | a reflog entry: (digest of the one before, name, entry) |
 | ``t/`` table ``/`` 32 hex digits | a touch: counter (u64), check |
 
-Everything but the root never changes under its key (touches apart, which are advice), so a cache in
-front of the store may keep it; the root alone is compared and set, and must be read fresh.
+Everything but the root never changes under its key (touches apart, which are advice, and the first byte of
+what gc is about to remove), so a cache in front of the store may keep it; the root alone is compared and
+set, and must be read fresh.
 
 A key-value store has no write lock. So gc is safe beside handles on the same store object, which share
 one adapter and its lock; handles in other processes must not write while it deletes.
@@ -354,6 +355,8 @@ class KvBackend:
             # The version first: another process that publishes meanwhile loses its swap and writes again.
             after = self._change(make)
             result, sweep = results[-1]
+            if sweep.unnamed:
+                self._call("write", self.kvstore.set_many, **sweep.unnamed)
             if sweep.removed:
                 self._call("remove", self.kvstore.remove_many, *sweep.removed)
             return result, after.version
@@ -418,6 +421,7 @@ class _KvSweep:
     def __init__(self, backend: KvBackend, root: _Root) -> None:
         self.version = root.version
         self.removed: list[str] = []
+        self.unnamed: dict[str, bytes] = {}
         self.logs = dict(root.logs)
         self._backend = backend
 
@@ -430,7 +434,11 @@ class _KvSweep:
         return True
 
     def delete_index(self, kind: Kind, oid: bytes, loc: bytes) -> None:
-        """Nothing: an object is found by its record, which goes in the same run."""
+        """Store the record as one that no index names; it goes later, perhaps after what it refers to."""
+        key = _OBJECT + oid.hex()
+        value = self._backend._get(key)
+        if value is not None and value[:1] == _KINDS[kind]:
+            self.unnamed[key] = _KINDS[None] + value[1:]
 
     def trim_reflog(self, name: str, keep: int) -> None:
         """Keep only the newest ``keep`` entries of a ref's reflog."""

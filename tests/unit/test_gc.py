@@ -11,7 +11,9 @@ import pytest
 import kvgit_hamt as kvgit
 from kvgit_hamt import gc, history, node
 from kvgit_hamt.backend.base import Batch
+from kvgit_hamt.backend.kv import KvBackend
 from kvgit_hamt.backend.lmdb import LmdbBackend
+from kvgit_hamt.classic.kvstore import Memory
 from kvgit_hamt.errors import CorruptionError, StaleBatchError
 from kvgit_hamt.hamt import Editor, put_empty
 from kvgit_hamt.node import INNER
@@ -491,6 +493,28 @@ def test_after_a_gc_that_died_garbage_is_whole_or_refused(home, died_at, use):
     with contextlib.suppress(Death):
         collector.gc(keep_reflog=0)
     attempt(lambda: USES[use](repo, tip))
+    check(repo)
+    collect(repo)
+
+
+@pytest.mark.parametrize("died_at", range(1, 9))
+def test_after_a_gc_of_a_key_value_store_that_died_garbage_is_whole_or_refused(
+    died_at, monkeypatch, tmp_path
+):
+    """There the record is its own index entry, so it must lose its name before any record goes."""
+    monkeypatch.setattr(gc, "STEP", 5)
+    kv = Memory()
+    home = Home("memory", tmp_path)
+    repo = kvgit.Repo(KvBackend(kv), shape=SMALL, clock=home.clock)
+    repo.worktree("work", create=True)
+    tips = [commit(repo, "side", **{f"{n}/{i}": i for i in range(30)}) for n in range(4)]
+    repo.branches.delete("side")
+    backend = Hooked(repo.store.backend)
+    backend.before("sweep", die, died_at)
+    with contextlib.suppress(Death):
+        kvgit.Repo(backend, clock=home.clock).gc(keep_reflog=0)
+    for number, tip in enumerate(tips):
+        attempt(lambda tip=tip, number=number: repo.branches.create(f"back{number}", at=tip))
     check(repo)
     collect(repo)
 
