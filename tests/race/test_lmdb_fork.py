@@ -15,7 +15,7 @@ from kvgit_hamt.backend import lmdb_env
 from kvgit_hamt.backend.base import Batch, RefUpdate
 from kvgit_hamt.backend.lmdb import LmdbBackend
 from kvgit_hamt.errors import BranchMovedError, ClosedError
-from kvgit_hamt.testing.backends import move, publish, record
+from kvgit_hamt.testing.steps import move, publish, record
 from kvgit_hamt.wire import unseal
 
 

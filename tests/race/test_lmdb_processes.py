@@ -14,7 +14,7 @@ from lmdb.verify import verify
 from kvgit_hamt.backend.base import Batch, RefUpdate
 from kvgit_hamt.backend.lmdb import LmdbBackend
 from kvgit_hamt.errors import BranchMovedError
-from kvgit_hamt.testing.backends import contents, move, publish, record
+from kvgit_hamt.testing.steps import contents, move, publish, record
 from kvgit_hamt.wire import place_of, unseal
 
 SPAWN = multiprocessing.get_context("spawn")

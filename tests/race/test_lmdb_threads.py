@@ -10,7 +10,7 @@ import pytest
 from kvgit_hamt.backend.base import Batch, RefUpdate
 from kvgit_hamt.backend.lmdb import LmdbBackend
 from kvgit_hamt.errors import BranchMovedError, ClosedError
-from kvgit_hamt.testing.backends import publish, record, run_threads
+from kvgit_hamt.testing.steps import publish, record, run_threads
 from kvgit_hamt.wire import place_of, unseal
 
 THREADS = 4

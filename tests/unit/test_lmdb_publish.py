@@ -22,7 +22,7 @@ from kvgit_hamt.errors import (
     StoreFullError,
 )
 from kvgit_hamt.oid import oid_of
-from kvgit_hamt.testing.backends import contents, move, publish, record
+from kvgit_hamt.testing.steps import contents, move, publish, record
 from kvgit_hamt.wire import place_of, unseal
 
 ROOT = Path(__file__).parents[2]
