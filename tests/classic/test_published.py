@@ -1,5 +1,5 @@
 """The published tests of kvgit 0.1.3 against this package: which pass is written down, with the reasons,
-in docs/design/classic-door.md; this holds that list."""
+in docs/design/004-classic-door.md; this holds that list."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE)] if str(HERE) not in sys.path else []
 import published  # noqa: E402 (beside this file)
 
-DOCUMENT = HERE.parents[1] / "docs/design/classic-door.md"
+DOCUMENT = HERE.parents[1] / "docs/design/004-classic-door.md"
 
 
 @pytest.mark.slow
