@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any, Final, Literal, cast
 from kvgit_hamt import bulk, hamt, history
 from kvgit_hamt.errors import (
     BranchMovedError,
+    CorruptionError,
     InvalidInputError,
     MergeConflict,
     PendingChangesError,
     StaleBatchError,
+    StateError,
 )
 from kvgit_hamt.hamt import Editor, Tree
 from kvgit_hamt.history import CommitMeta
@@ -38,6 +40,11 @@ if TYPE_CHECKING:
 When = datetime | float | None | Literal["now"]
 OnMoved = Literal["merge", "raise"]
 OnConflict = Literal["raise", "abandon"]
+_ABSENT: Final = object()
+_BASE_GONE: Final = (
+    "the commit that this worktree stands on was collected: its branch was moved away, and gc ran in another "
+    "process. The edits are still pending; refresh() brings them over the branch's head"
+)
 LOAD_STEP: Final = 4_096  # entries encoded at a time in a bulk load
 
 
@@ -100,19 +107,37 @@ class BranchStage(Stage):
         """Move to the branch's head as it is now, keeping pending edits; the head's id.
 
         Raises:
-            MergeConflict: somebody changed a key that has a pending edit here. Nothing was
-                changed: commit (which merges) or discard those keys.
+            MergeConflict: somebody changed a key that has a pending edit here; or gc in another process
+                collected the base, and a pending key has another value in the head. Nothing was
+                changed: commit (which merges, if the base is there) or discard those keys.
         """
         self._check_open()
         head = self._repo.read_head(self._branch)
         if head.oid == self._base.oid:
             self._set_base(head)
             return self.base
-        clashes = self._clashes(self._store, Tree(*head.tree), self._pending)
+        if self._is_base_gone():
+            clashes = self._differing(Tree(*head.tree))
+        else:
+            clashes = self._clashes(self._store, Tree(*head.tree), self._pending)
         if clashes:
             raise MergeConflict([clash.key for clash in clashes], conflicts=clashes)
         self._set_base(head)
         return self.base
+
+    def _is_base_gone(self) -> bool:
+        """Whether gc in another process has collected the base, since no ref reached it any more."""
+        return self._store.backend.find("commit", self._base.oid) is None
+
+    def _differing(self, tree: Tree) -> list[Conflict]:
+        """The pending edits of keys that ``tree`` has otherwise: all that can be said without a base."""
+        clashes = []
+        for key, mine in sorted(self._pending.items()):
+            found = hamt.get(self._store, self._store.shape, tree, key)
+            theirs = None if found is None else self._store.load_value(found)
+            if theirs is not None and theirs != mine:
+                clashes.append(self._conflict(key, (None, mine, theirs)))
+        return clashes
 
     def _clashes(
         self, reader: ObjectReader, tree: Tree, pending: Mapping[bytes, bytes | None]
@@ -168,6 +193,7 @@ class BranchStage(Stage):
 
         Raises:
             MergeConflict, BranchMovedError, BackendError: the edits are still pending.
+            StateError: gc in another process collected the base; they are still pending, see ``refresh``.
             BranchNotFoundError: the branch was deleted meanwhile.
 
         Cost: reads and writes each node above a changed leaf once; one durable write.
@@ -180,21 +206,37 @@ class BranchStage(Stage):
         meta = self._meta(time, info)
         if not changes and info is None:
             return MergeResult(True, self.base, "no_op")
+        try:
+            result = self._land(changes, meta, on_moved, policy)
+        except CorruptionError as error:
+            if self._is_base_gone():
+                raise StateError(_BASE_GONE) from error
+            raise
+        if not result and on_conflict == "raise":
+            raise conflict_error(result.conflicts)
+        if result:
+            for key in changes:
+                if self._pending.get(key, _ABSENT) is changes[key]:  # not set anew by a merge function
+                    del self._pending[key]
+        return result
+
+    def _land(
+        self,
+        changes: dict[bytes, bytes | None],
+        meta: CommitMeta,
+        on_moved: OnMoved,
+        policy: MergePolicy,
+    ) -> MergeResult:
+        """Commit, again after each lost race, until it lands or must not."""
         for attempt in itertools.count(1):
             try:
-                result = self._try_commit(changes, meta, on_moved, policy)
-                break
+                return self._try_commit(changes, meta, on_moved, policy)
             except (StaleBatchError, BranchMovedError) as error:
                 if on_moved == "raise" and isinstance(error, BranchMovedError):
                     raise
                 self._set_base(self._store.current(self._base))
             clock.sleep(random.random() * min(0.05, 0.001 * attempt))  # let others finish theirs
-        if not result and on_conflict == "raise":
-            raise conflict_error(result.conflicts)
-        if result:
-            for key in changes:
-                self._pending.pop(key, None)
-        return result
+        raise AssertionError("unreachable")
 
     def _selected(self, keys: Iterable[str] | None) -> dict[bytes, bytes | None]:
         if keys is None:
@@ -234,6 +276,9 @@ class BranchStage(Stage):
         if tree.oid == self._tree.oid and meta.info is None:
             return MergeResult(True, self.base, "no_op")
         commit = history.put_commit(writer, tree, (self._base,), meta)
+        if commit.oid == head.oid:  # somebody has made the very same commit
+            self._set_base(head)
+            return MergeResult(True, self.base, "fast_forward")
         if not has_moved:
             self._publish(writer, head, commit, "commit")
             return MergeResult(True, commit.oid.hex(), "fast_forward")

@@ -250,16 +250,12 @@ class Branches(Mapping[str, str]):
 
         Raises:
             BranchNotFoundError, BranchExistsError, InvalidNameError: nothing was changed.
+            BranchMovedError: somebody moved it at this moment; nothing was changed.
         """
         value = self.head(old)
         check_name(new)
-        if new in self:
+        if not _rename(self._refs, HEADS, (old, new), value):
             raise BranchExistsError(f"there is a branch {new!r} already")
-        refs = self._refs
-        refs.store.writer().publish([
-            refs.update(HEADS + old, value, None, f"branch: renamed to {new}"),
-            refs.update(HEADS + new, None, value, f"branch: renamed from {old}"),
-        ])  # fmt: skip
 
 
 class Tags(Mapping[str, str]):
@@ -316,11 +312,41 @@ class Tags(Mapping[str, str]):
         self._refs.move(TAGS + name, value, None, "tag: deleted")
         return value.oid.hex()
 
+    def rename(self, old: str, new: str) -> None:
+        """Rename a tag in one step; it stays at its commit, with its info.
+
+        Raises:
+            TagNotFoundError, TagExistsError, InvalidNameError: nothing was changed.
+        """
+        value = self._value(old)
+        check_name(new, "tag")
+        if not _rename(self._refs, TAGS, (old, new), value):
+            raise TagExistsError(f"there is a tag {new!r} already; tags never move")
+
     def _value(self, name: str) -> RefValue:
         value = self._refs.get(TAGS + check_name(name, "tag"))
         if value is None:
             raise TagNotFoundError(f"there is no tag {name!r}")
         return value
+
+
+def _rename(refs: Refs, prefix: str, names: tuple[str, str], value: RefValue) -> bool:
+    """Move a ref's value to another name; False if that name is taken."""
+    old, new = names
+    kind = prefix[:-1].removesuffix("s").replace("head", "branch")
+    try:
+        refs.store.writer().publish(
+            [
+                refs.update(prefix + new, None, value, f"{kind}: renamed from {old}"),
+                refs.update(prefix + old, value, None, f"{kind}: renamed to {new}"),
+            ],
+            [value.oid],
+        )
+    except BranchMovedError as error:
+        if error.name == prefix + new:
+            return False
+        raise
+    return True
 
 
 def resolve(refs: Refs, text: str) -> bytes:

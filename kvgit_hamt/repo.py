@@ -61,7 +61,7 @@ class Repo:
         where: a directory (LMDB, made if it is not there), a backend, or None for memory.
         codec: "msgpack" (plain data), "pickle" (any object; reading runs code), "bytes", a Codec,
             or an (encoder, decoder) pair. Recorded when the store is made. None takes what the
-            store says, and msgpack for a new one.
+            store says if that is msgpack or bytes, and msgpack for a new one.
         merge_fns, merge_prefixes, default_merge: rules for every merge, after those of a call.
         cache_bytes: bound on cached inner nodes.
         shape: parameters of the trees, for a store that is made now; the store's own count else.
@@ -347,9 +347,9 @@ class Repo:
     ) -> GcResult:
         """Delete what nothing reaches: no branch, tag, unexpired reflog entry, nor an open view of this Repo.
 
-        Safe beside readers and writers in other processes, and to be stopped at any moment. A snapshot
-        in *another* process is kept by what still reaches its commit: keep reflog entries for as long
-        as such readers may live.
+        On LMDB it is safe beside readers and writers in other processes, and to be stopped at any moment.
+        (On a user's key-value store nobody else may write meanwhile.) A snapshot or worktree of another
+        Repo or process is kept by what still reaches its commit: keep reflog entries while those may live.
 
         Args:
             dry_run: delete nothing, say what would go.
@@ -504,6 +504,11 @@ def _codec_of(config: Config, wanted: Codec | None) -> Codec:
             raise InvalidInputError(
                 f"the store was made with a codec of its own, {config.codec!r}; "
                 "open it with codec=(encoder, decoder), or a Codec of that name"
+            )
+        if config.codec == "pickle":
+            raise InvalidInputError(
+                "the store's values are pickles, and reading a pickle runs code; "
+                "open it with codec='pickle' if you trust whoever wrote it"
             )
         return get_codec(config.codec)
     if wanted.name != config.codec:

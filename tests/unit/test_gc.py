@@ -834,10 +834,13 @@ def test_a_worktree_in_another_handle_keeps_its_edits_when_its_base_went(home):
     worktree["mine"] = 1
     other.worktree().reset(start)
     collect(other)
-    with pytest.raises(CorruptionError):
+    with pytest.raises(kvgit.StateError, match="collected"):
         worktree.commit()
     assert worktree["mine"] == 1
     check(other)
+    worktree.refresh()
+    assert worktree.commit()
+    assert dict(other.snapshot()) == {"mine": 1}
     collect(other)
 
 

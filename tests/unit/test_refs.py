@@ -164,3 +164,18 @@ def test_seconds_are_rounded_to_microseconds():
     assert to_us(1.0000005) in (1_000_000, 1_000_001)
     assert to_us(-1) == -1_000_000
     assert to_datetime(1) == datetime(1970, 1, 1, 0, 0, 0, 1, timezone.utc)
+
+
+def test_a_tag_is_renamed_and_keeps_its_commit_and_info():
+    with kvgit.open() as work:
+        tags = work.repo.tags
+        tags.create("v1", info={"by": "me"})
+        tags.create("taken")
+        with pytest.raises(kvgit.TagExistsError):
+            tags.rename("v1", "taken")
+        with pytest.raises(kvgit.TagNotFoundError):
+            tags.rename("none", "v2")
+        tags.rename("v1", "v2")
+        assert sorted(tags) == ["taken", "v2"]
+        assert tags["v2"] == work.base
+        assert tags.info("v2") == {"by": "me"}

@@ -148,9 +148,17 @@ def test_the_codec_is_recorded_and_taken_up_again(home, codec, value):
     put(repo, {"a": value})
     assert repo.get_commit("main").codec == codec
     repo.close()
-    again = home.open()
+    again = home.open(codec="pickle" if codec == "pickle" else None)
     assert again.codec.name == codec
     assert again.snapshot()["a"] == value
+
+
+def test_a_store_of_pickles_is_opened_only_when_pickle_is_asked_for(home):
+    repo = home.open(codec="pickle")
+    put(repo, {"a": {1, 2}})
+    repo.close()
+    with pytest.raises(kvgit.InvalidInputError, match="codec='pickle'"):
+        home.open()
 
 
 def test_a_pair_of_ones_own_reads_what_it_wrote(home):

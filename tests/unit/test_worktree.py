@@ -1238,3 +1238,47 @@ def test_a_worktree_that_open_made_closes_its_repository(tmp_path):
     with kvgit.open(tmp_path / "s", branch="new") as worktree:
         assert dict(worktree) == {}
         assert worktree.repo.snapshot()["a"] == 1
+
+
+def test_what_a_merge_function_sets_during_the_commit_stays_pending():
+    with kvgit.open() as work:
+        other = work.repo.worktree()
+        work["z"] = 1
+        other["z"] = 2
+        other.commit()
+
+        def settle(old, ours, theirs):
+            work["z"] = 99
+            return ours
+
+        work.commit(merge_fns={"z": settle})
+        assert work["z"] == 99
+        assert work.status().updated == {"z"}
+        assert work.repo.snapshot()["z"] == 1
+
+
+def test_the_very_same_commit_made_twice_is_one_commit():
+    with kvgit.open() as work:
+        other = work.repo.worktree()
+        for tree in (work, other):
+            tree["a"] = 1
+        first = work.commit(time=None)
+        second = other.commit(time=None)
+        assert first.commit == second.commit == work.repo.branches["main"]
+        assert len(list(work.repo.log())) == 2
+
+
+def test_a_base_that_gc_took_leaves_a_way_out(tmp_path):
+    path = tmp_path / "store"
+    with kvgit.open(path) as work, kvgit.Repo(path) as elsewhere:
+        start = work.base
+        work["gone"] = 1
+        work.commit()
+        work["mine"] = 2
+        elsewhere.worktree().reset(start)
+        elsewhere.gc(keep_reflog=0)
+        with pytest.raises(kvgit.StateError, match="refresh"):
+            work.commit()
+        work.refresh()
+        work.commit()
+        assert dict(elsewhere.snapshot()) == {"mine": 2}
