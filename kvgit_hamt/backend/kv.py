@@ -8,8 +8,10 @@
 | ``t/`` table ``/`` 32 hex digits | a touch: counter (u64), check |
 
 Everything but the root never changes under its key (touches apart, which are advice, and the first byte of
-what gc is about to remove), so a cache in front of the store may keep it; the root alone is compared and
-set, and must be read fresh.
+what gc is about to remove), so a cache in front of the store may answer reads of it. But keys go: gc through
+another object removes them where a cache keeps them. So a store with caches offers its durable tier as
+``last_tier``, which is asked whether something is there (``find`` and its like, publishing, gc), and for the
+root, which alone is compared and set.
 
 A key-value store has no write lock. So gc is safe beside handles on the same store object, which share
 one adapter and its lock; handles in other processes must not write while it deletes.
@@ -89,6 +91,10 @@ class KvBackend:
     it too. All refs lie under one key: a publish writes its records, then swaps that key by
     ``cas``, so several refs move in one step; what a lost race leaves behind is unreachable.
 
+    Args:
+        store: if it has a key-value store as attribute ``last_tier`` (see ``Composite``), whether a record
+            is there is asked of that one.
+
     Raises:
         TypeError: the store lacks methods; the message names them.
     """
@@ -96,12 +102,14 @@ class KvBackend:
     placed = False
 
     def __init__(self, store: KeyValueStore) -> None:
-        missing = [name for name in METHODS if not callable(getattr(store, name, None))]
+        missing = _missing(store)
         if missing:
             raise TypeError(
                 f"{type(store).__name__} is no key-value store: it has no {', '.join(missing)} (see KVStore)"
             )
         self.kvstore = store
+        last = getattr(store, "last_tier", None)
+        self._last: KeyValueStore = store if last is None or _missing(last) else last
         self._lock = threading.RLock()
         self._is_closed = False
         self._seen: tuple[bytes, _Root] | None = None  # the root as last read
@@ -120,18 +128,18 @@ class KvBackend:
                 kind = type(self.kvstore).__name__
                 raise BackendError(f"{kind} failed to {what}: {type(error).__name__}: {error}") from error
 
-    def _get(self, key: str) -> bytes | None:
-        value = self._call("read", self.kvstore.get, key)
+    def _get(self, key: str, tier: KeyValueStore | None = None) -> bytes | None:
+        value = self._call("read", (self.kvstore if tier is None else tier).get, key)
         if value is not None and not isinstance(value, bytes):
             raise BackendError(f"{type(self.kvstore).__name__}.get gave {type(value).__name__}, not bytes")
         return value
 
     def _keys(self, prefix: str) -> list[str]:
-        keys = self._call("list its keys", lambda: list(self.kvstore.keys()))
+        keys = self._call("list its keys", lambda: list(self._last.keys()))
         return [key for key in keys if key.startswith(prefix)]
 
     def _read_root(self) -> tuple[bytes | None, _Root]:
-        raw = self._get(ROOT_KEY)
+        raw = self._get(ROOT_KEY, self._last)
         if raw is None:
             return None, _Root(0, {}, {}, {})
         if self._seen is None or self._seen[0] != raw:
@@ -153,11 +161,11 @@ class KvBackend:
         return [None if value is None else value[1:] for value in values]
 
     def find(self, kind: Kind, oid: bytes) -> bytes | None:
-        """``b""`` when the object is indexed under ``kind``, else None."""
+        """``b""`` when the object is indexed under ``kind`` in the last tier, else None."""
         key = _OBJECT + oid.hex()
-        if not self._call("read", self.kvstore.__contains__, key):
+        if not self._call("read", self._last.__contains__, key):
             return None
-        value = self._get(key)
+        value = self._get(key, self._last)
         return b"" if value is not None and value[:1] == _KINDS[kind] else None
 
     def find_abbreviated(self, prefix: str, limit: int = 2) -> list[bytes]:
@@ -229,7 +237,7 @@ class KvBackend:
         """All rows of a table of touches. Cost: the list of all keys of the store."""
         start = _TOUCH + table + "/"
         names = [key for key in self._keys(start) if len(key) == len(start) + 32]
-        rows = self._call("read", self.kvstore.get_many, *names)
+        rows = self._call("read", self._last.get_many, *names)
         found = {}
         for name, value in rows.items():
             key = bytes.fromhex(name[len(start) :])
@@ -239,7 +247,7 @@ class KvBackend:
     def iterate_records(self) -> Iterator[tuple[bytes, bytes]]:
         """(oid, sealed record) of the records there were at the start, in the store's order of keys."""
         for key in self._keys(_OBJECT):
-            value = self._get(key)
+            value = self._get(key, self._last)
             if value is not None:
                 yield bytes.fromhex(key[len(_OBJECT) :]), value[1:]
 
@@ -301,7 +309,7 @@ class KvBackend:
             return bool(self._call("compare and set", self.kvstore.cas, ROOT_KEY, new, raw))
         except BackendError as error:
             try:
-                found = self._get(ROOT_KEY)
+                found = self._get(ROOT_KEY, self._last)
             except BackendError as second:
                 raise OutcomeUnknownError(
                     f"{error}; reading back failed too ({second}): compare the ref"
@@ -337,7 +345,7 @@ class KvBackend:
             while at < len(self._listing) and len(found) < limit:
                 names = self._listing[at : at + min(_CHUNK, limit - len(found))]
                 at += len(names)
-                values = self._call("read", self.kvstore.get_many, *names)
+                values = self._call("read", self._last.get_many, *names)
                 there = [name for name in names if name in values and values[name].startswith(tag)]
                 found += [(bytes.fromhex(name[len(_OBJECT) :]), values[name]) for name in there]
             return found
@@ -428,7 +436,7 @@ class _KvSweep:
     def delete_record(self, location: bytes) -> bool:
         """Delete a record by its oid; False if it is gone."""
         key = _OBJECT + location.hex()
-        if self._backend._get(key) is None:
+        if self._backend._get(key, self._backend._last) is None:
             return False
         self.removed.append(key)
         return True
@@ -436,7 +444,7 @@ class _KvSweep:
     def delete_index(self, kind: Kind, oid: bytes, loc: bytes) -> None:
         """Store the record as one that no index names; it goes later, perhaps after what it refers to."""
         key = _OBJECT + oid.hex()
-        value = self._backend._get(key)
+        value = self._backend._get(key, self._backend._last)
         if value is not None and value[:1] == _KINDS[kind]:
             self.unnamed[key] = _KINDS[None] + value[1:]
 
@@ -456,6 +464,11 @@ class _KvSweep:
             self.logs[name] = (self.logs[name][0], keep)
         else:
             del self.logs[name]
+
+
+def _missing(store: object) -> list[str]:
+    """The methods of a key-value store that an object lacks."""
+    return [name for name in METHODS if not callable(getattr(store, name, None))]
 
 
 def _items_of(batch: Batch) -> dict[str, bytes]:

@@ -19,8 +19,12 @@ class Composite(KVStore):
     Reading asks the tiers in order and fills those in front of the one that knew; writing goes to the
     last one first. A tier in front that fails is passed over: it is a cache. What the last one raises
     comes out. Branches and tags are read, compared and set on the last tier alone, so no cache can
-    hold an old one. If the last tier is a Disk, versions live in its LMDB and the engine's own cache
-    stands in front of it; the tiers then cache plain keys only.
+    hold an old one; and it alone is asked whether what a commit shares is still stored, since a gc
+    through another object leaves caches what it took. If the last tier is a Disk, versions live in its
+    LMDB and the engine's own cache stands in front of it; the tiers then cache plain keys only.
+
+    Attributes:
+        last_tier: the store that is the truth; of a Composite as last tier, its own.
 
     Raises:
         ValueError: no tiers.
@@ -31,6 +35,7 @@ class Composite(KVStore):
         if not self._stores:
             raise InvalidInputError("Composite requires at least one store")
         self._last = self._stores[-1]
+        self.last_tier: Any = getattr(self._last, "last_tier", self._last)
         opener = getattr(self._last, "open_backend", None)
         if callable(opener):
             self.open_backend: Callable[[], Backend] = opener

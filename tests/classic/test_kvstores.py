@@ -252,6 +252,63 @@ def test_branches_are_never_read_from_a_cache():
     assert Versioned(one).get("k") == b"2"
 
 
+def tiers(last, is_nested):
+    store = Composite([Memory(), last])
+    return Composite([Memory(), store]) if is_nested else store
+
+
+def collected_elsewhere(is_nested):
+    """A handle over caches that keep a commit which gc through another object took from the last tier."""
+    last = Memory()
+    handle = Versioned(tiers(last, is_nested))
+    base = handle.current_commit
+    handle.commit({"big": b"X" * 5000, "dir/k": b"1"})
+    gone = handle.current_commit
+    handle.reset_to(base)
+    assert Versioned(tiers(last, is_nested)).repo.gc(keep_reflog=0).freed_count > 0
+    return last, handle, gone
+
+
+@pytest.mark.parametrize("is_nested", [False, True])
+def test_a_commit_over_caches_shares_nothing_that_the_last_tier_lost(is_nested):
+    last, handle, _ = collected_elsewhere(is_nested)
+    assert handle.commit({"big2": b"X" * 5000, "dir/k": b"1"})
+    assert dict(Versioned(last).items()) == {"big2": b"X" * 5000, "dir/k": b"1"}
+    assert Versioned(last).repo.gc(keep_reflog=0).kept_count > 0
+
+
+@pytest.mark.parametrize("is_nested", [False, True])
+def test_a_commit_that_only_caches_have_is_none(is_nested):
+    last, handle, gone = collected_elsewhere(is_nested)
+    assert handle.reset_to(gone) is False and handle.checkout(gone) is None
+    assert handle.reset_to(gone[:12]) is False
+    with pytest.raises(kvgit.CommitNotFoundError):
+        handle.repo.branches.create("dev", gone)
+    assert Versioned(last).get("big") is None and Versioned.branches(last) == ["main"]
+
+
+def test_a_handle_at_a_commit_that_only_caches_have_cannot_build_on_it():
+    last = Memory()
+    base = Versioned(last).current_commit
+    handle = Versioned(Composite([Memory(), last]))
+    handle.commit({"k": b"1"})
+    other = Versioned(last)
+    other.reset_to(base)
+    del other
+    Versioned(Composite([Memory(), last])).repo.gc(keep_reflog=0)
+    assert handle.get("k") == b"1"
+    for call in (lambda: handle.commit({"l": b"2"}), lambda: handle.create_branch("dev")):
+        with pytest.raises(kvgit.CorruptionError, match=r"missing|gone"):
+            call()
+    assert Versioned(last).latest_head == base and Versioned.branches(last) == ["main"]
+
+
+def test_a_last_tier_that_is_no_store_counts_for_nothing():
+    store = DictStore()
+    store.last_tier = True
+    assert Versioned(store).commit({"k": b"1"})
+
+
 def test_a_disk_as_last_tier_holds_the_versions_itself(tmp_path):
     with Disk(tmp_path / "s") as disk:
         Versioned(disk).commit({"k": b"1"})
