@@ -20,6 +20,7 @@ from kvgit_hamt.refs import HEADS
 from kvgit_hamt.results import MergeResult
 from kvgit_hamt.store import ObjectReader, StoreWriter
 
+MIN_AGE_S: Final = 3600  # what clean_orphans spares at least, unless it is told otherwise
 LOW_PART: Final = 0.8  # of high water, where no usable low water is given
 
 
@@ -70,6 +71,7 @@ class GCVersioned(Versioned):
         self._is_protected = is_protected
         self._keep_reflog_us = KEEP_REFLOG_US if keep_reflog_s is None else int(keep_reflog_s * 1_000_000)
         self._sized: tuple[Tree, int] | None = None  # a tree, and the bytes in it that count
+        self._oldest_us: int | None = None  # no entry of the branch's reflog is older; None: not known
         super().__init__(store, commit_hash=commit_hash, branch=branch)
         if self._touches is None:
             self._touches = TouchLog(branch, Header())
@@ -176,7 +178,8 @@ class GCVersioned(Versioned):
         Raises:
             ConcurrencyError: somebody moved the branch; nothing was changed.
 
-        Cost: a scan of the tree, then as any commit; and a collection when reflog entries expired.
+        Cost: a scan of the tree, then as any commit. The first of a handle also reads the branch's reflog,
+        as does the first after its oldest entry has expired, which collects too.
         """
         store = self.repo.store
         before = self._total()
@@ -227,13 +230,19 @@ class GCVersioned(Versioned):
                 yield text, len(value) if isinstance(value, bytes) else value.length
 
     def _has_expired(self) -> bool:
-        """Whether the branch's reflog has entries that keep nothing any more."""
-        name = HEADS + self._branch
-        entries = self.repo.store.backend.read_reflog(name)
-        oldest = self.repo.refs.clock() - self._keep_reflog_us
-        return bool(entries) and decode_log_entry(name, entries[-1]).time_us < oldest
+        """Whether the branch's reflog has entries that ``clean_orphans`` would let go.
 
-    def clean_orphans(self, min_age: float = 3600) -> int:
+        Cost: nothing before the entry that was the oldest when it last looked has expired; then the
+        whole reflog. Entries only go from the old end, so none can have become older meanwhile.
+        """
+        name = HEADS + self._branch
+        limit = self.repo.refs.clock() - max(self._keep_reflog_us, MIN_AGE_S * 1_000_000)
+        if self._oldest_us is None or self._oldest_us < limit:
+            entries = self.repo.store.backend.read_reflog(name)
+            self._oldest_us = decode_log_entry(name, entries[-1]).time_us if entries else None
+        return self._oldest_us is not None and self._oldest_us < limit
+
+    def clean_orphans(self, min_age: float = MIN_AGE_S) -> int:
         """Delete what no branch, no tag and no unexpired reflog entry of the store reaches.
 
         Args:

@@ -225,6 +225,46 @@ def test_a_store_that_keeps_its_reflog_shortly_stays_small(store):
     assert all(len(value) == 3000 for _, value in v.items())
 
 
+def test_rebases_read_the_reflog_again_only_when_its_oldest_entry_has_expired(store, monkeypatch):
+    v = GCVersioned(store, high_water_bytes=100, low_water_bytes=100, keep_reflog_s=2 * 3600)
+    backend = v.repo.store.backend
+    read, reads = backend.read_reflog, []
+    monkeypatch.setattr(backend, "read_reflog", lambda *args: reads.append(args) or read(*args))
+    collected = []
+    clean = v.clean_orphans
+    monkeypatch.setattr(v, "clean_orphans", lambda: collected.append(len(reads)) or clean())
+
+    def rebases(count, start):
+        for number in range(start, start + count):
+            v.commit({f"k{number}": b"x" * 90})
+            assert v.last_rebase_result.performed == (number > 0)
+
+    rebases(20, 0)
+    assert len(reads) == 1 and not collected
+    aged(v, 3600)
+    rebases(20, 20)
+    assert len(reads) == 1 and not collected
+    aged(v, 3700)
+    del reads[:]
+    rebases(1, 40)
+    assert collected == [1] and len(v.repo.reflog("main")) < 45
+    del reads[:]
+    rebases(20, 41)  # what is left is younger: read once more to know its age
+    assert len(reads) == 1 and len(collected) == 1
+    aged(v, 7300)
+    rebases(1, 61)
+    assert len(collected) == 2
+
+
+def test_a_rebase_does_not_collect_what_cleaning_would_spare(store, monkeypatch):
+    v = GCVersioned(store, high_water_bytes=100, low_water_bytes=100, keep_reflog_s=0)
+    monkeypatch.setattr(v, "clean_orphans", lambda: pytest.fail("in vain: its entries are too young"))
+    aged(v, 60)
+    for number in range(5):
+        v.commit({f"k{number}": b"x" * 90})
+    assert v.last_rebase_result.performed
+
+
 def test_rebases_through_staged():
     s = kvgit.store(high_water_bytes=3000)
     for number in range(50):
