@@ -77,7 +77,7 @@ def test_a_gc_that_was_killed_leaves_a_store_that_is_whole(tmp_path, kills):
         process = gc_soak.SPAWN.Process(target=collect_slowly, args=(path, ready), daemon=True)
         process.start()
         assert ready.wait(60)
-        time.sleep(rng.random() * 0.08)
+        time.sleep(rng.random() * 0.05)
         process.kill()
         process.join()
         with kvgit.Repo(path) as repo:
