@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 from kvgit_hamt import diff, history, scan
 from kvgit_hamt.classic.results import RebaseResult
 from kvgit_hamt.classic.touches import Header, TouchLog, row_key
 from kvgit_hamt.classic.versioned import BytesMergeFn, Versioned
-from kvgit_hamt.errors import ConcurrencyError, CorruptionError, InvalidInputError, StaleBatchError
+from kvgit_hamt.errors import CorruptionError, InvalidInputError, StaleBatchError
 from kvgit_hamt.gc import KEEP_REFLOG_US
 from kvgit_hamt.hamt import Editor, Tree
 from kvgit_hamt.history import CommitMeta
@@ -46,6 +47,10 @@ class GCVersioned(Versioned):
         keep_reflog_s: for how long the store's reflogs keep what they name, when this handle collects;
             gc's own 90 days if not given.
 
+    Attributes:
+        last_rebase_result: what the rebase of the last commit did, None before the first.
+        last_rebase_error: what stopped that rebase or its collection, None if nothing did.
+
     Raises:
         InvalidInputError: ``high_water_bytes`` is not positive. (others: see Versioned)
     """
@@ -68,9 +73,12 @@ class GCVersioned(Versioned):
         is_usable = low_water_bytes is not None and 0 < low_water_bytes <= high_water_bytes
         self.low_water: int = low_water_bytes if is_usable and low_water_bytes is not None else low
         self.last_rebase_result: RebaseResult | None = None
+        self.last_rebase_error: Exception | None = None
+        self._rebased: RebaseResult | None = None  # of a rebase that moved the branch
         self._is_protected = is_protected
         self._keep_reflog_us = KEEP_REFLOG_US if keep_reflog_s is None else int(keep_reflog_s * 1_000_000)
         self._sized: tuple[Tree, int] | None = None  # a tree, and the bytes in it that count
+        self._coming = 0  # such bytes in the tree that is about to be published
         self._oldest_us: int | None = None  # no entry of the branch's reflog is older; None: not known
         super().__init__(store, commit_hash=commit_hash, branch=branch)
         if self._touches is None:
@@ -88,7 +96,14 @@ class GCVersioned(Versioned):
     ) -> MergeResult:
         """As ``Versioned.commit``, then ``maybe_rebase``, whose result is ``last_rebase_result``.
 
-        If somebody moves the branch between the two, the commit stands and the next one rebases.
+        Once the commit has landed, no Exception of the rebase comes out: it is ``last_rebase_error``. If
+        the rebase was stopped (somebody moved the branch, the store is full), the commit stands, the
+        handle stands at it, and the next commit rebases; if only the collection after it was,
+        ``last_rebase_result`` says performed.
+
+        Raises:
+            as ``Versioned.commit``; and what ``is_protected`` raises about a key of the change, or about
+            any key where all must be counted, before anything is written.
         """
         result = super().commit(
             updates,
@@ -99,10 +114,13 @@ class GCVersioned(Versioned):
             info=info,
         )
         if result:
+            self.last_rebase_error = self._rebased = None
             try:
                 self.last_rebase_result = self.maybe_rebase()
-            except ConcurrencyError:
-                self.last_rebase_result = self._nothing_done(self._total())
+            except Exception as error:  # noqa: BLE001 - the commit has landed, whatever it is
+                self.last_rebase_error = error
+                total = 0 if self._sized is None else self._sized[1]
+                self.last_rebase_result = self._rebased or self._nothing_done(total)
         return result
 
     # sizes
@@ -143,12 +161,23 @@ class GCVersioned(Versioned):
 
     def _next_header(self, writer: StoreWriter, commit: CommitObject) -> Header | None:
         header = super()._next_header(writer, commit)
-        if header is None or self._is_protected is not is_system_key:
-            return header
-        tree = Tree(*commit.tree)
         self._total()
         assert self._sized is not None
-        return header._replace(commit=commit.oid, total=self._total_of(writer, tree, self._sized))
+        self._coming = self._total_of(writer, Tree(*commit.tree), self._sized)
+        if header is None or self._is_protected is not is_system_key:
+            return header
+        return header._replace(commit=commit.oid, total=self._coming)
+
+    def _move(
+        self,
+        writer: StoreWriter,
+        head: RefValue | None,
+        commit: CommitObject,
+        why: str,
+        dropped: Iterable[str] = (),
+    ) -> None:
+        super()._move(writer, head, commit, why, dropped)
+        self._sized = Tree(*self._commit.tree), self._coming
 
     # rebase
 
@@ -177,6 +206,7 @@ class GCVersioned(Versioned):
 
         Raises:
             ConcurrencyError: somebody moved the branch; nothing was changed.
+            What the collection raises: the branch has moved, the handle with it; nothing was deleted.
 
         Cost: a scan of the tree, then as any commit. The first of a handle also reads the branch's reflog,
         as does the first after its oldest entry has expired, which collects too.
@@ -197,9 +227,10 @@ class GCVersioned(Versioned):
                 break
             except StaleBatchError:  # gc took something that the new tree was to share
                 continue
-        cleaned = self.clean_orphans() if self._has_expired() else 0
         kept = self._kept_keys()
-        return RebaseResult(True, self.current_commit, tuple(dropped), before, after, cleaned, kept)
+        done = RebaseResult(True, self.current_commit, tuple(dropped), before, after, 0, kept)
+        self._rebased = done
+        return replace(done, orphans_cleaned=self.clean_orphans()) if self._has_expired() else done
 
     def _choose(self, keep_keys: Collection[str] | None, total: int) -> tuple[list[str], int]:
         """The keys to drop, and the bytes that are left."""

@@ -139,6 +139,82 @@ def test_a_commit_stands_though_its_rebase_loses_a_race(store, monkeypatch):
     assert not v.last_rebase_result.performed and v.get("a") == b"x" * 100
 
 
+@pytest.mark.parametrize("error", [kvgit.StoreFullError("full"), kvgit.CorruptionError("gone"), OSError("x")])
+def test_a_commit_stands_whatever_stops_its_rebase(store, monkeypatch, error):
+    v = GCVersioned(store, high_water_bytes=10, low_water_bytes=5)
+    publish = v.repo.store.backend.publish
+    calls = []
+
+    def failing(batch):
+        calls.append(batch)
+        if len(calls) == 2:
+            raise error
+        return publish(batch)
+
+    monkeypatch.setattr(v.repo.store.backend, "publish", failing)
+    result = v.commit({"a": b"x" * 100})
+    assert result.merged and result.commit == v.current_commit == v.latest_head
+    assert v.get("a") == b"x" * 100 and v.last_rebase_error is error
+    assert not v.last_rebase_result.performed and v.last_rebase_result.total_size_before == 100
+    v.commit({"b": b"y"})
+    assert v.last_rebase_result.dropped_keys == ("a",) and v.last_rebase_error is None
+
+
+def test_a_rebase_stands_whatever_stops_its_collection(store, monkeypatch):
+    v = GCVersioned(store, high_water_bytes=10, low_water_bytes=5, keep_reflog_s=60)
+    v.commit({"a": b"1"})
+    aged(v, 2 * 3600)
+
+    def failing(**more):
+        raise kvgit.CorruptionError("damaged")
+
+    monkeypatch.setattr(v.repo, "gc", failing)
+    result = v.commit({"b": b"x" * 100})
+    assert result.merged and v.repo.snapshot(commit=result.commit)["b"] == b"x" * 100
+    assert isinstance(v.last_rebase_error, kvgit.CorruptionError)
+    assert v.last_rebase_result.performed and v.last_rebase_result.dropped_keys == ("a", "b")
+    assert v.last_rebase_result.new_commit == v.current_commit == v.latest_head
+    with pytest.raises(kvgit.CorruptionError):
+        v.rebase(keep_keys=())
+    assert v.current_commit == v.latest_head and list(v.keys()) == []
+
+
+def test_a_rule_of_protection_that_raises_does_so_before_anything_is_written(store):
+    def rule(key):
+        if key == "bad":
+            raise LookupError(key)
+        return False
+
+    v = GCVersioned(store, high_water_bytes=10, is_protected=rule)
+    v.commit({"a": b"1"})
+    before = v.current_commit, v.repo.stats()["record_count"]
+    with pytest.raises(LookupError):
+        v.commit({"bad": b"2"})
+    assert (v.latest_head, v.repo.stats()["record_count"]) == before and v.current_commit == before[0]
+    Versioned(store).commit({"bad": b"3"})
+    head = v.latest_head
+    with pytest.raises(LookupError):  # the merge would take it over
+        v.commit({"c": b"4"})
+    assert v.latest_head == head and v.current_commit == before[0]
+    with pytest.raises(LookupError):
+        GCVersioned(store, high_water_bytes=10, is_protected=rule).commit({"d": b"5"})
+    assert v.latest_head == head
+
+
+def test_a_rule_that_raises_later_leaves_the_commit(store):
+    calls = []
+
+    def rule(key):
+        calls.append(key)
+        if len(calls) > 1:
+            raise LookupError(key)
+        return False
+
+    v = GCVersioned(store, high_water_bytes=10, is_protected=rule)
+    assert v.commit({"a": b"x" * 100}).commit == v.latest_head == v.current_commit
+    assert isinstance(v.last_rebase_error, LookupError) and not v.last_rebase_result.performed
+
+
 def test_a_handle_from_before_a_rebase_has_no_common_history(store):
     v = GCVersioned(store, high_water_bytes=10_000)
     v.commit({"a": b"1", "b": b"2"})
