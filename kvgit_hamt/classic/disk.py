@@ -45,9 +45,15 @@ class Disk(KVStore):
 
     def open_backend(self) -> LmdbBackend:
         """A handle on the engine's store, closed with this object."""
+        with self._lock:
+            return self._open(self.directory)
+
+    def _open(self, directory: str) -> LmdbBackend:
+        """A handle that ``close`` will close; those that somebody closed since are forgotten."""
         if self._is_closed:
             raise StateError(f"Disk({self.directory!r}) was closed")
-        backend = LmdbBackend(self.directory)
+        backend = LmdbBackend(directory)
+        self._opened = [other for other in self._opened if not other._is_closed]
         self._opened.append(backend)
         return backend
 
@@ -55,10 +61,7 @@ class Disk(KVStore):
         """The environment of the plain keys: refs of an LMDB store, which are compared and set."""
         with self._lock:
             if self._plain is None:
-                if self._is_closed:
-                    raise StateError(f"Disk({self.directory!r}) was closed")
-                self._plain = LmdbBackend(os.path.join(self.directory, PLAIN_NAME))
-                self._opened.append(self._plain)
+                self._plain = self._open(os.path.join(self.directory, PLAIN_NAME))
             return self._plain
 
     def get(self, key: str) -> bytes | None:

@@ -103,6 +103,19 @@ def test_a_disk_store_keeps_plain_keys_beside_its_versions(tmp_path):
         disk.get("k")
 
 
+def test_a_disk_store_forgets_handles_that_were_closed(tmp_path):
+    with Disk(tmp_path / "s") as disk:
+        v = Versioned(disk)
+        disk.set("k", b"v")
+        for _ in range(50):
+            assert Versioned.branches(disk) == ["main"]
+        assert len(disk._opened) <= 4
+        assert v.commit({"k": b"1"}) and disk.get("k") == b"v"
+    for call in (lambda: v.get("k"), lambda: disk._plain.get_ref("k")):
+        with pytest.raises(kvgit.StateError):
+            call()
+
+
 # below the engine
 
 
