@@ -96,6 +96,10 @@ class GCVersioned(Versioned):
     ) -> MergeResult:
         """As ``Versioned.commit``, then ``maybe_rebase``, whose result is ``last_rebase_result``.
 
+        The result's ``commit`` is the commit of the changes, as in kvgit 0.1.3. After a rebase the branch
+        is not there: ``current_commit`` and ``last_rebase_result.new_commit`` name the commit without
+        parents that it is at, and only the reflog (and whoever forked from it) keeps the other one.
+
         Once the commit has landed, no Exception of the rebase comes out: it is ``last_rebase_error``. If
         the rebase was stopped (somebody moved the branch, the store is full), the commit stands, the
         handle stands at it, and the next commit rebases; if only the collection after it was,

@@ -40,6 +40,16 @@ def test_the_coldest_go_first_down_to_low_water(store):
     assert v.get("a") is None and v.get("c") == b"z" * 40
 
 
+def test_a_commits_result_names_the_commit_of_the_changes_not_the_rebased_one(store):
+    v = GCVersioned(store, high_water_bytes=10, low_water_bytes=5)
+    v.commit({"__p": b"1"})
+    before = v.current_commit
+    result = v.commit({"a": b"x" * 100})
+    assert result.commit != v.current_commit == v.latest_head == v.last_rebase_result.new_commit
+    assert v.parents(result.commit) == (before,) and v.parents() == ()
+    assert v.repo.snapshot(commit=result.commit)["a"] == b"x" * 100
+
+
 def test_of_equally_cold_keys_the_largest_goes_first(store):
     Versioned(store).commit({"small": b"x" * 10, "big": b"y" * 50, "mid": b"z" * 30})
     v = GCVersioned(store, high_water_bytes=60, low_water_bytes=45)
