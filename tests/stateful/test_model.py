@@ -193,6 +193,12 @@ class RepoMachine(RuleBasedStateMachine):
         assert result.merged == (not conflicts)
         if conflicts:
             return False
+        if result.strategy == "fast_forward":  # the very commit that somebody else made
+            assert result.commit == head
+            assert self.repo.get_commit(head).parents == (base,)
+            assert self._content(head) == mine
+            view.base = head
+            return True
         assert result.strategy == "three_way"
         ours = self.repo.get_commit(result.commit).parents[1]
         self.model.add(ours, mine, (base,))
