@@ -196,7 +196,10 @@ def test_a_fork_by_the_thread_that_is_writing_lets_the_parent_commit_once(backen
 
 
 def test_a_program_started_by_the_process_does_not_hold_the_store(backend, tmp_path):
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
+    code = "print('up', flush=True); input()"
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe) as child:
+        assert child.stdout.readline()  # it has opened and closed what starting takes
         names = [os.readlink(f"/proc/{child.pid}/fd/{fd}") for fd in os.listdir(f"/proc/{child.pid}/fd")]
         child.communicate(b"\n")
     assert not [name for name in names if name.startswith(str(tmp_path))]
