@@ -1,7 +1,8 @@
 # make demo        see it work (in DIR, by default ./demo-store; replaces its own earlier store there)
 # make test        the fast tests
 # make test-plain  those that depend on the kernel once more, on the plain one
-# make test-slow   only the slow ones
+# make test-slow   only the slow ones: crashes, power cuts, faults, races, damage, models
+# make soak        the harnesses among them at SOAK (0.2) of their long figures; counts in soak-counts.jsonl
 # make bench       measure it beside its rivals (BENCH_ARGS="--sizes 10k --repeats 1": see docs/howto/benchmark.md)
 # make check       format, lint, types, documents and the fast tests on both kernels: what CI runs
 #
@@ -14,6 +15,7 @@ DIR ?= ./demo-store
 JOBS ?= auto
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
+SOAK ?= 0.2
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export PIP_NO_INPUT = 1
@@ -25,7 +27,7 @@ KERNEL_TESTS := tests/unit tests/property tests/golden tests/stateful tests/cost
 KERNEL := $(BIN)/python -c "from kvgit_hamt import kernel; print(kernel.NAME)"
 KERNEL_SOURCES := setup.py $(wildcard kvgit_hamt/_*.pyx kvgit_hamt/_*.pxi)
 
-.PHONY: help demo test test-plain test-slow bench check lint format clean
+.PHONY: help demo test test-plain test-slow soak bench check lint format clean
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 
@@ -45,6 +47,11 @@ test-plain: $(VENV)/.installed-dev
 
 test-slow: $(VENV)/.installed-dev
 	$(PYTEST) -m slow $(PYTEST_ARGS)
+
+HARNESSES := crash damage faults race hostile stateful soak limits
+soak: $(VENV)/.installed-dev
+	KVGIT_HAMT_SOAK=$(SOAK) KVGIT_HAMT_COUNTS=soak-counts.jsonl \
+	$(PYTEST) -m slow $(wildcard $(addprefix tests/,$(HARNESSES))) $(PYTEST_ARGS)
 
 bench: $(VENV)/.installed-bench
 	$(BIN)/python -m bench $(BENCH_ARGS)
