@@ -19,7 +19,8 @@ def structure_problems(store: str | os.PathLike[str]) -> list[str]:
     path = Path(store)
     data = path / "data.mdb" if path.is_dir() else path
     try:
-        return [str(problem) for problem in verify(str(data), subdir=False)]
+        problems: list[str] = verify(str(data), subdir=False)  # type: ignore[no-untyped-call]
+        return problems
     except VerifyError as error:
         return [str(error)]
 
