@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from functools import partial
 from hashlib import blake2b
 
-from kvgit_hamt import kernel, node
+from kvgit_hamt import kernel, killpoints, node
 from kvgit_hamt.backend.base import Backend, Kind, Sweep
 from kvgit_hamt.errors import CorruptionError
 from kvgit_hamt.node import INNER
@@ -282,6 +282,7 @@ class _Sweeper:
             for oid, loc in dead:
                 if self.is_garbage(loc or oid):
                     sweep.delete_index(kind, oid, loc)
+            killpoints.reached("gc.index_step")
             return 0, 0
 
         if dead:
@@ -321,6 +322,7 @@ class _Sweeper:
         gone = [
             size for location, size in dead if self.is_garbage(location) and sweep.delete_record(location)
         ]
+        killpoints.reached("gc.record_step")
         return len(gone), sum(gone)
 
     def reflog(self) -> None:
@@ -395,9 +397,13 @@ def collect(
     total = backend.stats()["record_count"]
     sweeper = _marked(store, lambda: Roots(refs, keep_after, pins), lambda done: report("mark", done, total))
     sweeper.marker.report = lambda done: None
+    killpoints.reached("gc.marked")
     if not dry_run:
         sweeper.reflog()
+        killpoints.reached("gc.reflog")
         sweeper.index()
+        killpoints.reached("gc.index")
     kept_bytes, freed, freed_bytes = sweeper.records(dry_run, lambda done: report("sweep", done, total))
+    killpoints.reached("gc.swept")
     kept = backend.stats()["record_count"] - (freed if dry_run else 0)
     return GcResult(kept, freed, kept_bytes, freed_bytes, time.monotonic() - started, dry_run)

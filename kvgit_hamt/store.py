@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from types import MappingProxyType
 from typing import Final, Protocol
 
-from kvgit_hamt import kernel, node, wire
+from kvgit_hamt import kernel, killpoints, node, wire
 from kvgit_hamt.backend.base import Backend, Batch, Kind, NewRecord, RefUpdate, Touch
 from kvgit_hamt.errors import (
     AmbiguousCommitError,
@@ -269,6 +269,7 @@ class Store:
         ``release`` it in the end, else gc spares all that was stored since, while the process lives.
         """
         base = self.backend.reserve(RESERVE_COUNT) if self.backend.placed else 0
+        killpoints.reached("load.reserved")
         return StoreWriter(self, base, is_reserved=True)
 
 
@@ -469,9 +470,11 @@ class StoreWriter:
         if self._records:
             self._send()
             self._new.clear()
+            killpoints.reached("load.flushed")
 
     def release(self) -> None:
         """Bulk only: give back the reserved places, when it has published or been given up."""
+        killpoints.reached("load.release")
         while self._ranges:
             self.store.backend.release(self._ranges.pop())
 

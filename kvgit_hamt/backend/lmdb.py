@@ -23,6 +23,7 @@ from typing import Any, NoReturn, TypeVar
 
 import lmdb
 
+from kvgit_hamt import killpoints
 from kvgit_hamt.backend.base import Batch, Kind, Sweep, oid_floor
 from kvgit_hamt.backend.lmdb_compact import compact
 from kvgit_hamt.backend.lmdb_env import (
@@ -416,6 +417,7 @@ class LmdbBackend:
             state, result = action(txn, tables, before)
             state = state.after_commit()
             put_state(txn, tables, state)
+            killpoints.reached("write.before_commit")
         except BaseException as error:
             left = weakref.ref(txn)
             del txn
@@ -427,7 +429,9 @@ class LmdbBackend:
             raise  # LMDB aborted it
         except lmdb.Error as error:
             self._settle(error, before, state)
+        killpoints.reached("write.committed")
         self._shared.committed(state)
+        killpoints.reached("write.witnessed")
         return result
 
     def _commit(self, txn: _Txn) -> None:

@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 
 import lmdb
 
+from kvgit_hamt import killpoints
 from kvgit_hamt.backend.lmdb_env import SharedEnvironment, translate
 from kvgit_hamt.backend.lmdb_files import read_head
 from kvgit_hamt.errors import BackendError, LockedError
@@ -27,13 +28,16 @@ def compact(shared: SharedEnvironment) -> tuple[int, int]:
     copy = os.path.join(shared.directory, COPY_NAME)
     try:
         txn_id = _write_copy(shared, copy)
+        killpoints.reached("compact.copied")
         before, after = os.path.getsize(shared.data_path), os.path.getsize(copy)
         shared.close()
         with _alone(shared.directory):
             head = read_head(shared.data_path)
             if head is None or head.txn_id != txn_id:
                 raise LockedError(f"another process wrote to {shared.directory} meanwhile; compact again")
+            killpoints.reached("compact.locked")
             os.replace(copy, shared.data_path)
+            killpoints.reached("compact.replaced")
             shared.swapped()
             _sync_directory(shared.directory)
     except lmdb.Error as error:

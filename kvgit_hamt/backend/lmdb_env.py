@@ -32,6 +32,7 @@ try:
 except ImportError:  # Windows
     resource = None  # type: ignore[assignment]
 
+from kvgit_hamt import killpoints
 from kvgit_hamt.backend.lmdb_files import (
     DATA_NAME,
     MARKER_NAME,
@@ -216,7 +217,9 @@ class SharedEnvironment:
             with suppress(OSError):  # a full device, say: the next open verifies again
                 _extend(env)
             if not os.path.exists(os.path.join(self.directory, MARKER_NAME)):
+                killpoints.reached("create.tables")
                 write_marker(self.directory)
+                killpoints.reached("create.marked")
             if witness is None or options.accept_rollback:
                 env.sync(True)
                 write_witness(self.directory, state)
@@ -269,6 +272,7 @@ class SharedEnvironment:
         Raises:
             StoreFullError: there is no address space for it; the old map is kept.
         """
+        killpoints.reached("grow.before")
         env = self.open().env
         size = 2 * env.info()["map_size"]
         try:
@@ -279,6 +283,7 @@ class SharedEnvironment:
                 f"the map of {self.directory} is full and may not grow to {size} bytes ({error}); "
                 "nothing was stored"
             ) from error
+        killpoints.reached("grow.after")
 
     def adopt_size(self) -> None:
         """Follow another process that grew the file past our map."""

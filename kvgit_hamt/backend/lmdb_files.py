@@ -14,6 +14,7 @@ from typing import NamedTuple
 from lmdb.verify import VerifyError, verify
 from xxhash import xxh3_64_digest
 
+from kvgit_hamt import killpoints
 from kvgit_hamt.backend.lmdb_state import CHECK_BYTES, LAYOUT, State
 from kvgit_hamt.errors import BackendError, CorruptionError, FormatVersionError, StoreRolledBackError
 
@@ -157,6 +158,7 @@ def write_marker(directory: str) -> None:
         file.write(_MARKER)
         file.flush()
         os.fsync(file.fileno())
+    killpoints.reached("create.marker")
     os.replace(part, path)
     sync_directory(directory)
     sync_directory(os.path.dirname(directory))

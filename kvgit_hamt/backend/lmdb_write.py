@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any
 
+from kvgit_hamt import killpoints
 from kvgit_hamt.backend.base import Batch, NewRecord, RefUpdate
 from kvgit_hamt.backend.lmdb_state import (
     SUM_MASK,
@@ -30,6 +31,7 @@ SEQUENCE = struct.Struct(">Q")
 
 def apply_batch(txn: _Txn, tables: Tables, state: State, batch: Batch) -> tuple[State, int]:
     """All of a batch. Refusals come first, so that a lost race costs nothing."""
+    killpoints.reached("publish.begun")
     for oid in batch.required:
         if txn.get(oid, None, tables.commits) is None:
             raise CorruptionError(f"commit {oid.hex()} is gone; nothing was stored")
@@ -48,6 +50,7 @@ def apply_batch(txn: _Txn, tables: Tables, state: State, batch: Batch) -> tuple[
     if batch.records:
         _append_records(txn, tables, batch, first)
         _enter_records(txn, tables, batch.records, first)
+    killpoints.reached("publish.records")
     for kind, oid, loc in batch.entries:
         txn.put(oid, loc, overwrite=False, db=index_of(tables, kind))
     sequence = state.log_sequence
@@ -60,6 +63,7 @@ def apply_batch(txn: _Txn, tables: Tables, state: State, batch: Batch) -> tuple[
         key = name.encode()
         txn.put(key, protect(key, value), db=tables.meta)
     put_touches(txn, tables, batch.touches)
+    killpoints.reached("publish.refs")
     state = state._replace(next_place=next_place, refs_sum=refs_sum & SUM_MASK, log_sequence=sequence)
     return state, delta
 
