@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from kvgit_hamt import diff, gc, graph, hamt, history, scan, usage
+from kvgit_hamt import diff, gc, graph, hamt, history, revision, scan, usage
 from kvgit_hamt.backend.base import Backend, RefUpdate
 from kvgit_hamt.backend.lmdb import LmdbBackend
 from kvgit_hamt.backend.memory import MemoryBackend
@@ -25,7 +25,7 @@ from kvgit_hamt.errors import (
 from kvgit_hamt.hamt import Tree
 from kvgit_hamt.history import CommitMeta
 from kvgit_hamt.objects import CommitObject, Config, RefValue, decode_config, encode_config
-from kvgit_hamt.path import Shape
+from kvgit_hamt.path import Shape, text_of
 from kvgit_hamt.policy import MergePolicy, MergeRule
 from kvgit_hamt.refs import (
     CONFIG,
@@ -38,7 +38,6 @@ from kvgit_hamt.refs import (
     check_name,
     describe,
     now_us,
-    resolve,
     to_us,
 )
 from kvgit_hamt.results import Change, Commit, DiffStat, GcResult, ReflogEntry, Usage, make_change
@@ -204,13 +203,16 @@ class Repo:
     # commits
 
     def get_commit(self, commit: str) -> Commit:
-        """A commit by id, abbreviation (4 characters or more), branch or tag."""
+        """A commit by id, abbreviation (4 characters or more), branch, tag, or ``main~2`` and the like.
+
+        Wherever this class takes "branch, tag, id or abbreviation", ``revision.resolve`` reads it.
+        """
         return describe(self.resolve_commit(commit))
 
     def resolve_commit(self, text: str) -> CommitObject:
-        """The commit that a branch, tag, id or abbreviation names."""
+        """The commit that a branch, tag, id or abbreviation names, or one of these with ``~n``, ``@{n}``."""
         self.check_open()
-        return self.store.read_commit(resolve(self.refs, text))
+        return revision.resolve(self.refs, text)
 
     def find_commit(
         self, *, branch: str | None = None, tag: str | None = None, commit: str | None = None
@@ -317,7 +319,7 @@ class Repo:
         load = self.store.load_value
         for key, before, after in diff.diff(self.store, self.store.shape, old, new, prefix):
             self.check_open()
-            text = key.decode()
+            text = text_of(key)
             if values:
                 sides = [None if side is None else load(side) for side in (before, after)]
                 yield make_change(self.codec, text, *sides)
