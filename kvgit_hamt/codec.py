@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any, Final, NoReturn, TypeAlias
 
@@ -132,6 +133,31 @@ def _bytes_only(encoder: Callable[[Any], Any]) -> Encoder:
         return data
 
     return encode
+
+
+# --- bytes that stay as they are
+
+
+@dataclass(frozen=True, slots=True)
+class Undecoded:
+    """The stored bytes of a value whose codec is not to be run, or not at hand."""
+
+    data: bytes
+
+
+def undecoded(name: str) -> Codec:
+    """A stand-in for the codec of that name: values are ``Undecoded``, and nothing else can be stored.
+
+    With it a store of pickles, or of a codec of somebody else's, can be looked at, diffed and merged
+    without running any code of theirs: ``Repo(path, codec=undecoded("pickle"))``.
+    """
+    return _built_in(name, _encode_undecoded, Undecoded)
+
+
+def _encode_undecoded(value: Any) -> bytes:
+    if type(value) is not Undecoded:
+        raise TypeError("values were not to be decoded, so none can be encoded")
+    return value.data
 
 
 # --- bytes

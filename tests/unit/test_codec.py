@@ -15,6 +15,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+import kvgit_hamt as kvgit
 from kvgit_hamt import codec as codec_module
 from kvgit_hamt.codec import MAX_DEPTH, Codec, get_codec
 from kvgit_hamt.errors import CorruptionError, DecodeError, EncodeError, InvalidInputError
@@ -340,3 +341,29 @@ def test_a_loop_over_the_bare_functions_can_name_the_key_afterwards():
         MSGPACK.encode({1})
     except TypeError as error:
         assert "'k'" in str(MSGPACK.encode_error("k", {1}, error))
+
+
+# --- values that are not to be decoded
+
+
+class Trap:
+    """A pickle of it says so when it is read."""
+
+    def __reduce__(self):
+        return pytest.fail, ("a pickle was read",)
+
+
+def test_a_store_of_pickles_is_looked_at_without_reading_one(tmp_path):
+    with kvgit.open(tmp_path / "store", codec="pickle") as work:
+        work["a"] = Trap()
+        work.commit()
+    codec = codec_module.undecoded("pickle")
+    with kvgit.Repo(tmp_path / "store", codec=codec) as repo:
+        work = repo.worktree()
+        stored = work["a"]
+        assert stored == codec_module.Undecoded(PICKLE.encode(Trap()))
+        work["b"] = stored
+        work.commit()
+        assert [change.new for change in repo.diff("main~1", "main")] == [stored]
+        with pytest.raises(EncodeError, match="not to be decoded"):
+            work["c"] = 1
