@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, Protocol, TypeVar
+from typing import Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from kvgit_hamt.oid import OID_BYTES
 
@@ -214,6 +214,77 @@ class Backend(Protocol):
 
     def close(self) -> None:
         """Release everything; a second call does nothing."""
+
+
+class Row(NamedTuple):
+    """A ref or a reflog entry as an inspection finds it.
+
+    Attributes:
+        name: of the ref; escaped where its bytes are no text.
+        value: None when it is damaged, and ``problem`` then says how.
+    """
+
+    name: str
+    value: bytes | None
+    problem: str = ""
+
+
+class Finding(NamedTuple):
+    """A fault in what a backend keeps for itself; ``kind`` is "structure", "state" or "row"."""
+
+    kind: Literal["structure", "state", "row"]
+    message: str
+
+
+class Inspector(Protocol):
+    """Reads what damage would make a ``Backend`` refuse to read.
+
+    Raises CorruptionError or BackendError only where the tables themselves cannot be read.
+    """
+
+    def findings(self, deep: bool) -> Iterator[Finding]:
+        """Faults in what is neither record, index, ref nor reflog; ``deep``: and in the file's structure."""
+
+    def ref_rows(self) -> list[Row]:
+        """All refs, by name."""
+
+    def reflog_rows(self) -> Iterator[Row]:
+        """All reflog entries: by name of the ref, oldest first."""
+
+    def pending(self) -> list[tuple[int, int]]:
+        """(first place, places) of each reservation whose process still runs."""
+
+    def notes(self, deep: bool) -> list[str]:
+        """What ``findings`` did not look at."""
+
+
+@runtime_checkable
+class Inspectable(Protocol):
+    """A backend that can be inspected. Others are checked as far as ``Backend`` goes."""
+
+    def inspector(self) -> Inspector:
+        """A view of what lies there, damage included."""
+
+
+class Mender(Protocol):
+    """Puts right what a check found, in one write transaction."""
+
+    def put_record(self, loc: bytes, record: NewRecord) -> None:
+        """Store a record at this very location, in place of what lies there."""
+
+    def set_index(self, kind: Kind, oid: bytes, loc: bytes | None) -> None:
+        """Enter an object at a location, whatever the entry says now; None removes the entry."""
+
+    def set_ref(self, name: str, value: bytes) -> None:
+        """Set a ref, whatever it holds now, without a reflog entry."""
+
+
+@runtime_checkable
+class Mendable(Protocol):
+    """A backend that can be repaired in place."""
+
+    def mend(self, action: Callable[[Mender], T]) -> T:
+        """Run an action in one durable write transaction. It must bear being run again."""
 
 
 def oid_floor(prefix: str) -> bytes | None:

@@ -29,7 +29,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 from kvgit_hamt import wire
-from kvgit_hamt.backend.base import Batch, Kind, RefUpdate, Sweep, oid_floor
+from kvgit_hamt.backend.base import Batch, Kind, Mender, NewRecord, RefUpdate, Sweep, oid_floor
 from kvgit_hamt.errors import (
     BackendError,
     BranchMovedError,
@@ -368,6 +368,28 @@ class KvBackend:
             if sweep.removed:
                 self._call("remove", self.kvstore.remove_many, *sweep.removed)
             return result, after.version
+
+    def mend(self, action: Callable[[Mender], T]) -> T:
+        """Put records, index entries and refs right, one write each. See ``Mendable``."""
+        with self._lock:
+            return action(self)
+
+    def put_record(self, loc: bytes, record: NewRecord) -> None:
+        """Store a record in place of what is there (see ``mend``)."""
+        items = {_OBJECT + record.oid.hex(): _KINDS[record.kind] + wire.seal(record.oid, record.body)}
+        self._call("write", self.kvstore.set_many, **items)
+
+    def set_index(self, kind: Kind, oid: bytes, loc: bytes | None) -> None:
+        """Give a record the mark of an index, or take it (see ``mend``)."""
+        key = _OBJECT + oid.hex()
+        value = self._get(key, self._last)
+        if value is not None:
+            items = {key: _KINDS[None if loc is None else kind] + value[1:]}
+            self._call("write", self.kvstore.set_many, **items)
+
+    def set_ref(self, name: str, value: bytes) -> None:
+        """Set a ref (see ``mend``)."""
+        self._change(lambda root: root._replace(version=root.version + 1, refs={**root.refs, name: value}))
 
     def close(self) -> None:
         """Let go of the store, which stays open; a second call does nothing."""

@@ -24,7 +24,8 @@ from typing import Any, NoReturn, TypeVar
 import lmdb
 
 from kvgit_hamt import killpoints
-from kvgit_hamt.backend.base import Batch, Kind, Sweep, oid_floor
+from kvgit_hamt.backend.base import Batch, Kind, Mender, Sweep, oid_floor
+from kvgit_hamt.backend.lmdb_check import LmdbInspector, LmdbMender
 from kvgit_hamt.backend.lmdb_compact import compact
 from kvgit_hamt.backend.lmdb_env import (
     Options,
@@ -386,6 +387,20 @@ class LmdbBackend:
                 return compact(self._shared)
             finally:
                 self._bind()
+
+    def inspector(self) -> LmdbInspector:
+        """What lies in the tables, damage included. See ``Inspectable``."""
+        return LmdbInspector(self._view, self.path)
+
+    def mend(self, action: Callable[[Mender], T]) -> T:
+        """Put records, index entries and refs right, in one write transaction. See ``Mendable``."""
+
+        def write(txn: _Txn, tables: Tables, state: State) -> tuple[State, T]:
+            mender = LmdbMender(txn, tables, state)
+            result = action(mender)
+            return mender.state, result
+
+        return self._write(write)
 
     # the write transaction
 

@@ -7,7 +7,7 @@ from bisect import bisect_left, insort
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
-from kvgit_hamt.backend.base import Batch, Kind, RefUpdate, Sweep, oid_floor
+from kvgit_hamt.backend.base import Batch, Kind, Mender, NewRecord, RefUpdate, Sweep, oid_floor
 from kvgit_hamt.errors import BranchMovedError, ClosedError, CorruptionError, StaleBatchError
 from kvgit_hamt.wire import seal
 
@@ -210,6 +210,31 @@ class MemoryBackend:
                     del self._reflog[name]
             self._version += 1
             return result, self._version
+
+    def mend(self, action: Callable[[Mender], T]) -> T:
+        """Put records, index entries and refs right, under the lock. See ``Mendable``."""
+        with self._lock:
+            self._check_open()
+            self._version += 1
+            return action(self)
+
+    def put_record(self, loc: bytes, record: NewRecord) -> None:
+        """Store a record in place of what is there (see ``mend``)."""
+        self._records[record.oid] = seal(record.oid, record.body)
+        self._enter(record.kind, record.oid)
+
+    def set_index(self, kind: Kind, oid: bytes, loc: bytes | None) -> None:
+        """Enter an object in an index, or remove it (see ``mend``)."""
+        if loc is not None:
+            self._enter(kind, oid)
+            return
+        self._index[kind].discard(oid)
+        if kind == "commit":
+            self._commits = [other for other in self._commits if other != oid]
+
+    def set_ref(self, name: str, value: bytes) -> None:
+        """Set a ref (see ``mend``)."""
+        self._refs[name] = value
 
     def compact(self) -> tuple[int, int]:
         """Nothing to give back."""
