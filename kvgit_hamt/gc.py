@@ -405,5 +405,9 @@ def collect(
         killpoints.reached("gc.index")
     kept_bytes, freed, freed_bytes = sweeper.records(dry_run, lambda done: report("sweep", done, total))
     killpoints.reached("gc.swept")
+    if freed and not dry_run:
+        # LMDB uses freed pages from the transaction after the next one on: on a full device that would be
+        # one commit too late.
+        sweeper.run(lambda sweep: (0, 0))
     kept = backend.stats()["record_count"] - (freed if dry_run else 0)
     return GcResult(kept, freed, kept_bytes, freed_bytes, time.monotonic() - started, dry_run)

@@ -73,6 +73,7 @@ MIN_MAP_BYTES = 1 << 20
 MAX_READERS = 1024  # threads reading at one moment, of all processes; 64 bytes each in the lock file
 READER_CHECK_EVERY = 256  # write transactions between two sweeps of dead readers' slots
 _FULL_CODES = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_DENIED_CODES = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
 _FULL_BELOW_BYTES = 1 << 18  # less room than this after a write that was cut short: full
 
 Sync = Literal["full", "no_meta"]
@@ -117,7 +118,7 @@ def translate(error: lmdb.Error, directory: str) -> KvgitHamtError:
         return CorruptionError(f"the data file of {directory} is damaged: {error}")
     if isinstance(error, (lmdb.VersionMismatchError, lmdb.IncompatibleError)):
         return FormatVersionError(f"{directory} is of another format: {error}")
-    if isinstance(error, lmdb.ReadonlyError):
+    if isinstance(error, lmdb.ReadonlyError) or getattr(error, "code", 0) in _DENIED_CODES:
         return ReadOnlyError(f"{directory} may not be written, nor locked for reading: {error}")
     if isinstance(error, lmdb.ReadersFullError):
         return LockedError(
@@ -452,8 +453,8 @@ def _memory_bytes() -> int:
 def _translate_os(error: OSError, directory: str) -> KvgitHamtError:
     if error.errno in _FULL_CODES:
         return StoreFullError(f"no space left for {directory}: {error.strerror}")
-    if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-        return ReadOnlyError(f"{error.filename or directory} may not be written: {error.strerror}")
+    if error.errno in _DENIED_CODES:
+        return ReadOnlyError(f"{error.filename or directory} may not be read or written: {error.strerror}")
     return BackendError(f"{directory} cannot be opened: {error}")
 
 
@@ -468,8 +469,8 @@ def acquire(path: str, options: Options, user: object) -> SharedEnvironment:
     ``user`` is the handle; give it back with ``release``.
     """
     directory = os.path.realpath(path)
-    check_directory(directory, create=options.create and not options.readonly)
     try:
+        check_directory(directory, create=options.create and not options.readonly)
         os.makedirs(directory, exist_ok=True)
         key = _identity_of(directory)
     except OSError as error:
