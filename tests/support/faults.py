@@ -95,7 +95,7 @@ def run_child(
 
 
 def mount_namespace() -> tuple[str, ...]:
-    """The prefix of a command whose mounts vanish with it; the test is skipped where that is not to be had."""
+    """The prefix of a command whose mounts vanish with it; the test is skipped where there is none."""
     prefix = ("unshare", "--mount", "--propagation", "private")
     if os.geteuid() != 0 or shutil.which("unshare") is None:
         pytest.skip("needs root, to mount a file system")

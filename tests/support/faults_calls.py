@@ -25,14 +25,15 @@ from tests.support.faults_store import DEEDS, Stage, open_repo, small_steps
 
 Fault = tuple[Calls, int, bool]  # what fails, how (0: a write is cut short), and whether it goes on failing
 
+FILES = (Calls.DATA, Calls.META, Calls.SYNC)
+BAD = (errno.EIO, errno.ENOSPC)
 KINDS: list[Fault] = [
-    *((calls, code, stays) for calls in (Calls.DATA, Calls.META, Calls.SYNC) for code in (errno.EIO, errno.ENOSPC)
-      for stays in (False, True)),
+    *((calls, code, stays) for calls in FILES for code in BAD for stays in (False, True)),
     (Calls.DATA, 0, False),
     (Calls.META, 0, False),
     (Calls.SIDE, errno.EIO, True),
     (Calls.GROW, errno.ENOSPC, True),
-]  # fmt: skip
+]
 COMPACTING: list[Fault] = [
     (Calls.COPY, errno.EIO, False),
     (Calls.COPY, errno.ENOSPC, True),
@@ -129,7 +130,7 @@ def main(arguments: list[str]) -> dict[str, Any]:
 
 
 def controlled() -> Iterator[Fault]:
-    yield from ((calls, errno.EIO, False) for calls in (Calls.DATA, Calls.META, Calls.SYNC))
+    yield from ((calls, errno.EIO, False) for calls in FILES)
 
 
 if __name__ == "__main__":
