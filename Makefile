@@ -88,16 +88,16 @@ $(BIN)/python:
 	exit 1
 
 $(VENV)/.installed: pyproject.toml $(KERNEL_SOURCES) | $(BIN)/python
-	$(BIN)/python -m pip install --quiet -e .
+	$(BIN)/python -m pip install --quiet -e ".[cli]"
 	@touch $@
 
 $(VENV)/.installed-dev: pyproject.toml $(KERNEL_SOURCES) | $(BIN)/python
-	$(BIN)/python -m pip install --quiet -e ".[dev]"
+	$(BIN)/python -m pip install --quiet -e ".[cli,dev]"
 	@touch $@ $(VENV)/.installed
 
 # A rival that cannot be had here is left out by name, one by one; the benchmark then skips it.
 $(VENV)/.installed-bench: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet -e ".[bench]" || { \
-	  $(BIN)/python -m pip install --quiet -e . && for rival in doltlite "kvgit[disk]" prollytree; do \
+	$(BIN)/python -m pip install --quiet -e ".[cli,bench]" || { \
+	  $(BIN)/python -m pip install --quiet -e ".[cli]" && for rival in doltlite "kvgit[disk]" prollytree; do \
 	  $(BIN)/python -m pip install --quiet "$$rival" || echo "$$rival could not be installed" >&2; done; }
 	@touch $@ $(VENV)/.installed
