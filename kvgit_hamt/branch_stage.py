@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 import random
 import time as clock
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
@@ -346,7 +347,7 @@ class BranchStage(Stage):
         self,
         items: Mapping[str, Any] | Iterable[tuple[str, Any]],
         *,
-        info: Mapping[str, Any] | None = None,
+        info: Mapping[str, Any] | Callable[[], Mapping[str, Any]] | None = None,
         time: When = "now",
         memory_bytes: int = bulk.DEFAULT_MEMORY_BYTES,
         progress: bulk.Progress | None = None,
@@ -357,6 +358,7 @@ class BranchStage(Stage):
         the last counts. Nothing is visible before all of it is.
 
         Args:
+            info: as for ``commit``; or a function that gives it, called once all entries are there.
             memory_bytes: about what sorting may use; the rest goes to a temporary file.
             progress: called with (phase, entries done, entries known) now and then.
 
@@ -368,13 +370,14 @@ class BranchStage(Stage):
         """
         self._check_clean("load")
         head = self._repo.read_head(self._branch)
-        meta = self._meta(time, info)
+        late = info if callable(info) else None
+        meta = self._meta(time, None if callable(info) else info)
         history.check_meta(meta)
         seen = self._base
         writer = self._store.bulk_writer()
         try:
             self._set_base(head)
-            return self._load(writer, items, meta, (memory_bytes, progress))
+            return self._load(writer, items, (meta, late), (memory_bytes, progress))
         except BaseException:
             self._set_base(seen)
             raise
@@ -385,13 +388,16 @@ class BranchStage(Stage):
         self,
         writer: StoreWriter,
         items: Mapping[str, Any] | Iterable[tuple[str, Any]],
-        meta: CommitMeta,
+        said: tuple[CommitMeta, Callable[[], Mapping[str, Any]] | None],
         how: tuple[int, bulk.Progress | None],
     ) -> MergeResult:
         head = self._base
+        meta, late = said
         pairs = items.items() if isinstance(items, Mapping) else items
         source = self._encoded(writer, pairs)
         tree = bulk.load(writer, self._store.shape, self._tree, source, *how)
+        if late is not None:
+            meta = replace(meta, info=dict(late()))
         if tree.oid == self._tree.oid and meta.info is None:
             return MergeResult(True, self.base, "no_op")
         commit = history.put_commit(writer, tree, (head,), meta)

@@ -119,6 +119,10 @@ class ForkedError(StateError):
     """An object opened before ``os.fork`` was used in the child in a way that is not safe."""
 
 
+class MissingDependencyError(KvgitHamtError, ImportError):
+    """A program, or an optional package, that this call needs is not installed; the message says which."""
+
+
 class BackendError(KvgitHamtError):
     """The storage below failed."""
 
@@ -145,6 +149,20 @@ class OutcomeUnknownError(BackendError):
 
 class InvalidInputError(KvgitHamtError, ValueError):
     """An argument that can never be right."""
+
+
+class SourceError(InvalidInputError):
+    """What an import or an export was given to read or to write is not as it must be.
+
+    Nothing of the commit that was being made is stored. ``source`` names the file, ``at`` the place in it
+    ("line 7"; "" where it concerns the whole), ``reason`` what is wrong.
+    """
+
+    def __init__(self, source: str, at: str, reason: str) -> None:
+        super().__init__(f"{source}, {at}: {reason}" if at else f"{source}: {reason}")
+        self.source = source
+        self.at = at
+        self.reason = reason
 
 
 class InvalidKeyError(InvalidInputError):
