@@ -24,6 +24,7 @@ from typing import Any, NoReturn, TypeVar
 import lmdb
 
 from kvgit_hamt import killpoints
+from kvgit_hamt.backend import lmdb_pending
 from kvgit_hamt.backend.base import Batch, Kind, Mender, Sweep, oid_floor
 from kvgit_hamt.backend.lmdb_check import LmdbInspector, LmdbMender
 from kvgit_hamt.backend.lmdb_compact import compact
@@ -40,11 +41,9 @@ from kvgit_hamt.backend.lmdb_env import (
 )
 from kvgit_hamt.backend.lmdb_state import (
     SUM_MASK,
-    Holder,
     State,
     Tables,
     check_number,
-    protect,
     put_state,
     read_state,
     read_touches,
@@ -288,10 +287,10 @@ class LmdbBackend:
 
     def pending_floor(self) -> int | None:
         """The lowest place that a live reservation holds, None when there is none."""
-        for key, stored in self._view(lambda txn, tables: list(txn.cursor(tables.pending))):
-            if Holder.decode(unprotect(key, stored, "reservation")).is_alive():
-                return int.from_bytes(key, "big")
-        return None
+        if all(holder.is_alive() for _, holder in self._view(lmdb_pending.rows)) or self._is_readonly:
+            alive = (first for first, holder in self._view(lmdb_pending.rows) if holder.is_alive())
+            return next(alive, None)
+        return self._write(lambda txn, tables, state: (state, lmdb_pending.drop_dead(txn, tables)))
 
     def stats(self) -> dict[str, int]:
         """Counts of what is stored, and bytes of the file, of its pages in use or free, and of the map."""
@@ -328,16 +327,26 @@ class LmdbBackend:
             return 0
         return self._write(lambda txn, tables, state: apply_batch(txn, tables, state, batch))
 
-    def reserve(self, count: int) -> int:
-        """Take ``count`` places for good and return the first. Durable, and pending: see ``Backend``."""
+    def reserve(self, count: int, name: bytes = b"") -> int:
+        """Take ``count`` places for good and return the first. Durable, and pending: see ``Backend``.
+
+        With a name (16 bytes) it outlives the process for some days: see ``claim``.
+        """
 
         def action(txn: _Txn, tables: Tables, state: State) -> tuple[State, int]:
             first = state.next_place
-            key = SEQUENCE.pack(first)
-            txn.put(key, protect(key, Holder.me(count).encode()), db=tables.pending)
+            lmdb_pending.put_reservation(txn, tables, first, count, name)
             return state._replace(next_place=first + count), first
 
         return self._write(action)
+
+    def claim(self, name: bytes) -> list[tuple[int, int]]:
+        """Take over reservations of a name that an interrupted load left: (first place, places) of each."""
+        return self._write(lambda txn, tables, state: (state, lmdb_pending.claim(txn, tables, name)))
+
+    def forget(self) -> int:
+        """Give up all reservations that interrupted loads left; how many."""
+        return self._write(lambda txn, tables, state: (state, lmdb_pending.forget(txn, tables)))
 
     def release(self, first: int) -> None:
         """Give up a reservation by its first place; unknown ones are ignored."""
@@ -426,24 +435,25 @@ class LmdbBackend:
 
     def _write_once(self, action: Callable[[_Txn, Tables, State], tuple[State, T]]) -> T:
         outer = sys.exc_info()[1]
-        txn, tables = self._shared.begin_write()
+        txn: _Txn = None
         try:
+            txn, tables = self._shared.begin_write()
             before = read_state(txn, tables)
             state, result = action(txn, tables, before)
             state = state.after_commit()
             put_state(txn, tables, state)
             killpoints.reached("write.before_commit")
+            try:
+                self._commit(txn)
+            except lmdb.MapFullError:
+                raise  # LMDB aborted it
+            except lmdb.Error as error:
+                self._settle(error, before, state)
         except BaseException as error:
-            left = weakref.ref(txn)
+            left = None if txn is None else weakref.ref(txn)
             del txn
             abandon(left, error, outer)
             raise
-        try:
-            self._commit(txn)
-        except lmdb.MapFullError:
-            raise  # LMDB aborted it
-        except lmdb.Error as error:
-            self._settle(error, before, state)
         killpoints.reached("write.committed")
         self._shared.committed(state)
         killpoints.reached("write.witnessed")

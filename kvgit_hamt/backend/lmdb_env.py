@@ -37,6 +37,7 @@ from kvgit_hamt.backend.lmdb_files import (
     DATA_NAME,
     MARKER_NAME,
     Head,
+    Witness,
     check_directory,
     compare_witness,
     network_filesystem,
@@ -133,9 +134,10 @@ def translate(error: lmdb.Error, directory: str) -> KvgitHamtError:
     return BackendError(f"LMDB failed on {directory}: {error}")
 
 
-def abandon(left: weakref.ref[Any], error: BaseException, outer: BaseException | None) -> None:
+def abandon(left: weakref.ref[Any] | None, error: BaseException, outer: BaseException | None) -> None:
     """Abort the write transaction that an error ended, by dropping the last references to it.
 
+    ``left`` is None when the error came so early (an interrupt) that only frames of the error know it.
     ``Transaction.abort`` waits for a moment when no other thread is inside LMDB, which never comes while
     several of them read without pause; deallocation does not wait. So the frames of the error, up to what was
     handled before (``outer``), let go of their locals.
@@ -144,7 +146,7 @@ def abandon(left: weakref.ref[Any], error: BaseException, outer: BaseException |
     while found is not None and found is not outer:
         traceback.clear_frames(found.__traceback__)
         found = found.__context__
-    txn = left()
+    txn = None if left is None else left()
     if txn is not None:  # held by a debugger, say
         txn.abort()
 
@@ -211,22 +213,26 @@ class SharedEnvironment:
             if not options.accept_rollback:
                 compare_witness(self.directory, witness, state)
             env.reader_check()
+            if not options.readonly:
+                self._complete(env, witness, state)
+            self._options = _changed(options, create=False, accept_rollback=False)
+            self._witnessed = state
+            return Session(env, tables)
         except BaseException:
             env.close()
             raise
-        if not options.readonly:
-            with suppress(OSError):  # a full device, say: the next open verifies again
-                _extend(env)
-            if not os.path.exists(os.path.join(self.directory, MARKER_NAME)):
-                killpoints.reached("create.tables")
-                write_marker(self.directory)
-                killpoints.reached("create.marked")
-            if witness is None or options.accept_rollback:
-                env.sync(True)
-                write_witness(self.directory, state)
-        self._options = _changed(options, create=False, accept_rollback=False)
-        self._witnessed = state
-        return Session(env, tables)
+
+    def _complete(self, env: lmdb.Environment, witness: Witness | None, state: State) -> None:
+        """Put beside a store that was opened for writing what may be missing there."""
+        with suppress(OSError):  # a full device, say: the next open verifies again
+            _extend(env)
+        if not os.path.exists(os.path.join(self.directory, MARKER_NAME)):
+            killpoints.reached("create.tables")
+            write_marker(self.directory)
+            killpoints.reached("create.marked")
+        if witness is None or self._options.accept_rollback:
+            env.sync(True)
+            write_witness(self.directory, state)
 
     def _map(self, head: Head | None) -> lmdb.Environment:
         """Open with the wished map; when address space is short (RLIMIT_AS, say) with a smaller one."""
