@@ -13,6 +13,7 @@ import os
 import random
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -166,7 +167,12 @@ def refused_writes(repo: Repo) -> list[BaseException]:
 
 def main(arguments: list[str]) -> dict[str, Any]:
     what, kind, directory = arguments[0], arguments[1], Path(arguments[2])
-    return {"full": full, "lying": lying, "readonly": readonly}[what](kind, directory)
+    works: dict[str, Callable[[str, Path], dict[str, Any]]] = {
+        "full": full,
+        "lying": lying,
+        "readonly": readonly,
+    }
+    return works[what](kind, directory)
 
 
 if __name__ == "__main__":

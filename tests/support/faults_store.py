@@ -23,7 +23,7 @@ from tests.support.homes import SMALL
 
 State = dict[str, dict[str, Any]]
 Operation = Callable[[Path], None]
-_store = sys.modules[Store.__module__]  # the package's own "store" is a function
+_store: Any = sys.modules[Store.__module__]  # the package's own "store" is a function
 YEAR_US = 365 * 86_400_000_000
 
 
@@ -143,7 +143,7 @@ class Stage:
     def __init__(self, directory: Path) -> None:
         directory.mkdir(exist_ok=True)
         self.template = directory / "template"
-        self._copies = directory / "case"
+        self.path = directory / "case"
         make(self.template)
         with open_repo(self.template) as repo:
             self.before = state_of(repo)
@@ -155,9 +155,9 @@ class Stage:
 
     def fresh(self) -> Path:
         """A new copy of the store, in place of the last one."""
-        shutil.rmtree(self._copies, ignore_errors=True)
-        shutil.copytree(self.template, self._copies)
-        return self._copies
+        shutil.rmtree(self.path, ignore_errors=True)
+        shutil.copytree(self.template, self.path)
+        return self.path
 
     def judge(self, name: str, repo: Repo, outcome: str) -> list[str]:
         """What is wrong with a store after an operation that "landed", was "refused", or is "unknown".
