@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import struct
+import time
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -140,6 +141,7 @@ def read_touches(txn: Any, tables: Tables, table: str) -> dict[bytes, int]:
 
 
 _HOLDER = struct.Struct("<QQQQQ")
+_KEPT = struct.Struct("<Q16s")
 
 
 class Holder(NamedTuple):
@@ -150,6 +152,8 @@ class Holder(NamedTuple):
     namespace: int  # inode of the pid namespace; 0 when unknown
     boot: int  # hash of the boot id; 0 when unknown
     taken: int  # places
+    until_s: int = 0  # seconds since 1970: kept so long although its process is gone
+    name: bytes = b""  # 16 bytes by which a kept one is found again
 
     @classmethod
     def me(cls, taken: int) -> Holder:
@@ -159,15 +163,20 @@ class Holder(NamedTuple):
     @classmethod
     def decode(cls, value: bytes) -> Holder:
         """Read back what ``encode`` made."""
-        if len(value) != _HOLDER.size:
+        if len(value) not in (_HOLDER.size, _HOLDER.size + _KEPT.size):
             raise CorruptionError("a reservation is not one of ours")
-        return cls(*_HOLDER.unpack(value))
+        more = _KEPT.unpack_from(value, _HOLDER.size) if len(value) > _HOLDER.size else ()
+        return cls(*_HOLDER.unpack_from(value), *more)
 
     def encode(self) -> bytes:
-        """40 bytes."""
-        return _HOLDER.pack(*self)
+        """40 bytes, 64 with a name."""
+        return _HOLDER.pack(*self[:5]) + (_KEPT.pack(self.until_s, self.name) if self.name else b"")
 
     def is_alive(self) -> bool:
+        """Whether the process still runs, or its work is kept all the same."""
+        return time.time() < self.until_s or self.is_running()
+
+    def is_running(self) -> bool:
         """Whether the process still runs. Another container's processes cannot be seen: they count as
         alive until the machine boots again."""
         if self.boot and _boot() and self.boot != _boot():

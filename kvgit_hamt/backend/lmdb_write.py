@@ -52,7 +52,9 @@ def apply_batch(txn: _Txn, tables: Tables, state: State, batch: Batch) -> tuple[
         _enter_records(txn, tables, batch.records, first)
     killpoints.reached("publish.records")
     for kind, oid, loc in batch.entries:
-        txn.put(oid, loc, overwrite=False, db=index_of(tables, kind))
+        is_new = txn.put(oid, loc, overwrite=False, db=index_of(tables, kind))
+        if kind == "commit" and not is_new:
+            raise StaleBatchError(f"commit {oid.hex()} is stored already; nothing was stored")
     sequence = state.log_sequence
     for update in batch.refs:
         if update.log is not None:
