@@ -6,6 +6,7 @@ merge read only where trees differ.
 
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 
+from kvgit_hamt.check_faults import CheckResult, Fault
 from kvgit_hamt.codec import Codec
 from kvgit_hamt.errors import (
     AmbiguousCommitError,
@@ -136,6 +137,7 @@ __all__ = [
     "Disk",
     "EncodeError",
     "ExistsError",
+    "Fault",
     "ForkedError",
     "FormatVersionError",
     "GCVersioned",

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from kvgit_hamt import diff, gc, graph, hamt, history, revision, scan, usage
+from kvgit_hamt import check, diff, gc, graph, hamt, history, revision, scan, usage
 from kvgit_hamt.backend.base import Backend, RefUpdate
 from kvgit_hamt.backend.lmdb import LmdbBackend
 from kvgit_hamt.backend.memory import MemoryBackend
@@ -371,6 +371,15 @@ class Repo:
         return gc.collect(
             self.store, self.refs, dry_run=dry_run, keep_reflog_us=keep_us, pinned=pinned, progress=progress
         )
+
+    def check(self, deep: bool = True, progress: check.Progress | None = None) -> check.Check:
+        """Verify everything that refs and reflogs reach; it runs while its faults are iterated over.
+
+        ``list(repo.check())`` is every ``Fault``, ``repo.check().result()`` the ``CheckResult`` alone. Nothing is
+        changed. For the arguments see ``Check``. Cost: reads every reachable record once.
+        """
+        self.check_open()
+        return check.Check(self.store, deep=deep, progress=progress)
 
     def compact(self) -> tuple[int, int]:
         """Give what gc freed back to the file system: (bytes of the file before, and after).
