@@ -122,6 +122,7 @@ __all__ = [
     "BranchMovedError",
     "BranchNotFoundError",
     "Change",
+    "CheckResult",
     "ClosedError",
     "Codec",
     "Commit",

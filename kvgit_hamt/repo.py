@@ -375,8 +375,8 @@ class Repo:
     def check(self, deep: bool = True, progress: check.Progress | None = None) -> check.Check:
         """Verify everything that refs and reflogs reach; it runs while its faults are iterated over.
 
-        ``list(repo.check())`` is every ``Fault``, ``repo.check().result()`` the ``CheckResult`` alone. Nothing is
-        changed. For the arguments see ``Check``. Cost: reads every reachable record once.
+        ``list(repo.check())`` is every ``Fault``, ``repo.check().result()`` the ``CheckResult`` alone.
+        Nothing is changed. For the arguments see ``Check``. Cost: reads every reachable record once.
         """
         self.check_open()
         return check.Check(self.store, deep=deep, progress=progress)
