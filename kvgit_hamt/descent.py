@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import NamedTuple, Protocol
 
 from kvgit_hamt import node
+from kvgit_hamt.errors import CorruptionError
 from kvgit_hamt.node import EMPTY_SLOT, INNER, Segment, Value, empty_segment
 from kvgit_hamt.path import PATH_BITS, Shape
 from kvgit_hamt.run import Run
@@ -127,6 +128,8 @@ def uneven_runs(old: bytes, new: bytes) -> list[tuple[list[Segment], list[Segmen
     out: list[tuple[list[Segment], list[Segment]]] = []
     i = j = 0
     while i < len(left):
+        if j >= len(right):  # the runs of one of them overlap
+            raise CorruptionError(node.BAD_INNER)
         end = max(left[i].start + left[i].width, right[j].start + right[j].width)
         i_end = _until(left, i, end)
         j_end = _until(right, j, end)
@@ -167,6 +170,8 @@ def touched(
         else:
             old = node.segment_at(children, number)
         end = run.bound(shape, i, j, level, old.start + old.width)
+        if end <= i:  # a child whose slots are no run
+            raise CorruptionError(node.BAD_INNER)
         out.append((old, i, end))
         i = end
     return out

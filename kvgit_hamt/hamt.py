@@ -35,8 +35,13 @@ Spec: docs/format.md, "Trees".
 
 from __future__ import annotations
 
+import struct
+import sys
+from collections.abc import Callable
+
 from kvgit_hamt import kernel, node
 from kvgit_hamt.descent import Reader, Tree, Writer
+from kvgit_hamt.errors import CorruptionError
 from kvgit_hamt.kernel import get, get_many, segments_of
 from kvgit_hamt.node import INNER, BlobRef, Segment, Value, empty_segment
 from kvgit_hamt.oid import oid_of
@@ -52,8 +57,15 @@ def leaf_segment(start: int, width: int, body: bytes) -> Segment:
 
 
 def summary(reader: Reader, tree: Tree) -> tuple[int, int, int]:
-    """(count, size, extra) of a whole tree. Cost: one node read."""
-    return stats_of(reader.read(tree.oid, tree.loc))
+    """(count, size, extra) of a whole tree. Cost: one node read.
+
+    Raises:
+        CorruptionError: more entries than ``len`` can say.
+    """
+    stats = stats_of(reader.read(tree.oid, tree.loc))
+    if stats[0] > sys.maxsize:
+        raise CorruptionError(f"node {tree.oid.hex()} claims {stats[0]} entries")
+    return stats
 
 
 def stats_of(body: bytes) -> tuple[int, int, int]:
@@ -144,9 +156,10 @@ class Editor:
             return [self.change_inner(child, body, level, run, i, j)]
         old = self.body_of(child)
         if j - i > MANY_CHANGES:
-            both = Pieces(
-                (Piece(kernel.run_of_leaf(self.shape, old), 0, child.entry_count), Piece(run, i, j))
-            )
+            held = kernel.run_of_leaf(self.shape, old)
+            if len(held.hi) != child.entry_count:
+                raise CorruptionError(f"leaf {child.oid.hex()} has not the entries that its parent says")
+            both = Pieces((Piece(held, 0, child.entry_count), Piece(run, i, j)))
             merged = kernel.flatten(both, self.shape, False)
             planted = self.plant(merged, 0, len(merged.hi), level, child)
             return [child] if len(planted) == 1 and planted[0].body == old else planted
@@ -197,7 +210,7 @@ class Editor:
     ) -> Segment:
         """``exchange`` where every child stays one child of its run."""
         links = [(new, self.put(new)) for _, (new,) in changed]
-        body, count, size, extra = kernel.inner_replace(body, links)
+        body, count, size, extra = _counted(kernel.inner_replace, body, links)
         oid, loc = self.writer.put_inner(body, count, mark)
         return Segment(child.start, child.width, count, size, extra, oid, loc, b"")
 
@@ -225,7 +238,7 @@ class Editor:
         if len(segments) == 1 and segments[0].width == slots:
             return segments[0]
         links = [self.put(segment) for segment in segments if segment.entry_count]
-        body, count, size, extra = kernel.inner_pack(segments, links)
+        body, count, size, extra = _counted(kernel.inner_pack, segments, links)
         oid, loc = self.writer.put_inner(body, count, mark)
         return Segment(0, slots, count, size, extra, oid, loc, b"")
 
@@ -255,6 +268,14 @@ class Editor:
             return right._replace(start=left.start, width=width)
         body = kernel.leaf_join([self.body_of(left), self.body_of(right)])
         return leaf_segment(left.start, width, body)
+
+
+def _counted(pack: Callable[..., tuple[bytes, int, int, int]], *what: object) -> tuple[bytes, int, int, int]:
+    """What ``pack`` makes; CorruptionError where stored nodes claim what no node can hold."""
+    try:
+        return pack(*what)
+    except (OverflowError, ValueError, struct.error) as error:
+        raise CorruptionError(f"stored nodes claim what no node can hold: {error}") from error
 
 
 def _keeps_layout(old: Segment, new: list[Segment]) -> bool:

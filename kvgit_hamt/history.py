@@ -14,6 +14,7 @@ from kvgit_hamt.kernel import make_run
 from kvgit_hamt.node import EMPTY_LEAF, Value
 from kvgit_hamt.objects import CommitObject, encode_commit
 from kvgit_hamt.oid import oid_of
+from kvgit_hamt.path import text_of
 from kvgit_hamt.policy import DELETE, OURS, MergeChoice, MergePolicy, MergeRule
 from kvgit_hamt.results import Conflict
 from kvgit_hamt.store import Store, StoreWriter
@@ -51,7 +52,7 @@ class _Resolver:
     def __call__(
         self, key: bytes, base: Value | None, ours: Value | None, theirs: Value | None
     ) -> Value | None:
-        text = key.decode()
+        text = text_of(key)
         rule = self.policy.rule_for(text)
         if rule is None:
             self._conflict(text, (base, ours, theirs), None)
@@ -121,9 +122,10 @@ def merge_trees(
         side = trees[1] if standing.choice is OURS else trees[2]
         changes = []
         for key, _, wanted in diff.diff(writer, shape, tree, side, standing.prefix.encode()):
-            if policy.standing_for(key.decode()) is standing.choice:
+            text = text_of(key)
+            if policy.standing_for(text) is standing.choice:
                 changes.append((key, wanted))
-                resolver.settled.add(key.decode())
+                resolver.settled.add(text)
         tree = Editor(writer, shape).apply(tree, make_run(shape, changes))
     return Merged(tree, (), frozenset(resolver.settled))
 
@@ -135,7 +137,7 @@ def carried_keys(
 
     def find() -> frozenset[str]:
         changed = diff.diff(store, store.shape, *trees)
-        return frozenset(key.decode() for key, _, _ in changed) - settled
+        return frozenset(text_of(key) for key, _, _ in changed) - settled
 
     return find
 

@@ -127,8 +127,7 @@ def _value(entries: Entries, index: int) -> Value:
 
 def leaf_count(body: bytes) -> int:
     """Entries in a leaf."""
-    count: int = _LEAF_HEADER.unpack_from(body)[3]
-    return count
+    return _leaf_layout(body)[1]
 
 
 def _leaf_layout(body: bytes) -> tuple[int, int, tuple[int, ...], int]:
@@ -185,6 +184,8 @@ def leaf_keys(body: bytes) -> list[bytes]:
 
 def has_blobs(body: bytes) -> bool:
     """Whether some value of a leaf lies outside it."""
+    if len(body) < HEADER_BYTES:
+        raise CorruptionError(BAD_LEAF)
     return bool(body[2] & KINDS)
 
 

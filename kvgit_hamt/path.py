@@ -11,12 +11,15 @@ from hashlib import blake2b
 
 from xxhash import xxh3_64_intdigest, xxh3_128_digest, xxh3_128_intdigest
 
+from kvgit_hamt.errors import CorruptionError
+
 PATH_BITS = 128
 TAIL_BITS = 512  # blake2b of the key goes on where the first 128 bits run out
 TOTAL_BITS = PATH_BITS + TAIL_BITS
 DIR_BITS = 12  # bits that one directory gives to the path; a multiple of every allowed BITS
 MAX_DIRS = 4  # directories that count; more would leave too few bits for the key itself
 MAX_KEY_BYTES = 65_535
+TOO_DEEP = "inner nodes lie deeper than any path leads"
 _PATH_MASK = (1 << PATH_BITS) - 1
 
 _SLASH = ord("/")
@@ -50,6 +53,14 @@ def packed_paths(keys: Sequence[bytes]) -> list[bytes]:
 def tail_of(key: bytes) -> int:
     """512 more bits of path, cryptographic: whoever forges xxh3 gains some levels, no more."""
     return int.from_bytes(blake2b(key).digest(), "big")
+
+
+def text_of(key: bytes) -> str:
+    """A stored key as text; CorruptionError if it is no UTF-8, which nobody can have set."""
+    try:
+        return key.decode()
+    except UnicodeDecodeError as error:
+        raise CorruptionError(f"the stored key {key!r:.80} is no UTF-8") from error
 
 
 def prefix_bits(prefix: bytes) -> tuple[int, int]:
@@ -116,10 +127,16 @@ class Shape:
         return [self.hash(key).to_bytes(16, "big") for key in keys]
 
     def slot(self, key: bytes, path: int, level: int) -> int:
-        """The slot of a key in an inner node at ``level`` (the root is level 0)."""
+        """The slot of a key in an inner node at ``level`` (the root is level 0).
+
+        Raises:
+            CorruptionError: no inner node lies that deep.
+        """
         shift = PATH_BITS - self.bits * (level + 1)
         if shift >= 0:
             return path >> shift & self.slots - 1
+        if level > self.max_level:
+            raise CorruptionError(TOO_DEEP)
         whole = path << TAIL_BITS | self.tail(key)
         return whole >> TOTAL_BITS - self.bits * (level + 1) & self.slots - 1
 

@@ -15,6 +15,7 @@ from kvgit_hamt.errors import (
     BranchExistsError,
     BranchMovedError,
     BranchNotFoundError,
+    CorruptionError,
     InvalidInputError,
     InvalidNameError,
     TagExistsError,
@@ -52,7 +53,9 @@ def now_us() -> int:
 
 
 def to_datetime(time_us: int) -> datetime:
-    """Microseconds since 1970 as an aware datetime in UTC."""
+    """Stored microseconds since 1970 as an aware datetime in UTC; CorruptionError outside years 1 to 9999."""
+    if not _MIN_US <= time_us <= _MAX_US:
+        raise CorruptionError(f"a stored time of {time_us} microseconds since 1970 is out of range")
     return _EPOCH + timedelta(microseconds=time_us)
 
 

@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 from kvgit_hamt import kernel, node
 from kvgit_hamt.errors import CorruptionError
-from kvgit_hamt.hamt import Reader, Segment, Tree, segments_of
+from kvgit_hamt.hamt import Reader, Segment, Tree, segments_of, summary
 from kvgit_hamt.node import INNER, LEAF, Value
-from kvgit_hamt.path import Shape
+from kvgit_hamt.path import TOO_DEEP, Shape
 
 READ_AHEAD = 64  # leaves read in one step of a walk; bounds its memory
 
@@ -60,6 +60,8 @@ def leaf_bodies(reader: Reader, shape: Shape, tree: Tree, window: Window) -> Ite
         if bodies[0][0] == LEAF:
             yield from bodies
             continue
+        if level > shape.max_level:
+            raise CorruptionError(TOO_DEEP)
         groups: list[tuple[list[Link], int]] = []
         is_open = False
         for segment in segments_of(bodies[0]):
@@ -107,13 +109,12 @@ def sample(
 
     Cost: O(count x depth) node reads, by the counts in inner nodes.
     """
-    body = reader.read(tree.oid, tree.loc)
-    total = kernel.inner_stats(body)[0] if body[0] == INNER else node.leaf_count(body)
+    total = summary(reader, tree)[0]
     chosen = sorted(rng.sample(range(total), min(count, total)))
     out: list[tuple[bytes, Value]] = []
-    stack: list[tuple[Link, list[int]]] = [((tree.oid, tree.loc), chosen)] if chosen else []
+    stack: list[tuple[Link, list[int], int]] = [((tree.oid, tree.loc), chosen, 0)] if chosen else []
     while stack:
-        link, ranks = stack.pop()
+        link, ranks, level = stack.pop()
         body = reader.read(*link)
         if body[0] == LEAF:
             entries = kernel.leaf_items(body)
@@ -121,6 +122,8 @@ def sample(
                 raise CorruptionError(f"leaf {link[0].hex()} has fewer entries than its parent says")
             out.extend(entries[rank] for rank in ranks)
             continue
+        if level > shape.max_level:
+            raise CorruptionError(TOO_DEEP)
         below = []
         first = at = 0
         for segment in segments_of(body):
@@ -128,7 +131,7 @@ def sample(
             while end < len(ranks) and ranks[end] < first + segment.entry_count:
                 end += 1
             if end > at:
-                below.append(((segment.oid, segment.loc), [r - first for r in ranks[at:end]]))
+                below.append(((segment.oid, segment.loc), [r - first for r in ranks[at:end]], level + 1))
             at = end
             first += segment.entry_count
         stack.extend(reversed(below))

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from kvgit_hamt import hamt, kernel, node, scan
 from kvgit_hamt.codec import Codec
-from kvgit_hamt.errors import ClosedError, InvalidInputError, InvalidKeyError, KeyTypeError
+from kvgit_hamt.errors import ClosedError, CorruptionError, InvalidInputError, InvalidKeyError, KeyTypeError
 from kvgit_hamt.hamt import Tree
 from kvgit_hamt.objects import CommitObject
-from kvgit_hamt.path import MAX_KEY_BYTES
+from kvgit_hamt.path import MAX_KEY_BYTES, text_of
 from kvgit_hamt.refs import describe
 from kvgit_hamt.results import Commit
 from kvgit_hamt.store import ObjectReader
@@ -166,7 +166,7 @@ class TreeView(Mapping[str, Any]):
         self._check_open()
         load = self._store.load_value
         for key, value in scan.items(self._store, self._store.shape, self._tree, prefix):
-            yield key.decode(), load(value)
+            yield text_of(key), load(value)
 
     def _count(self) -> int:
         self._check_open()
@@ -248,7 +248,7 @@ class TreeView(Mapping[str, Any]):
 
     def _keys(self, prefix: bytes) -> Iterator[str]:
         self._check_open()
-        return map(bytes.decode, scan.keys(self._store, self._store.shape, self._tree, prefix))
+        return _texts(scan.keys(self._store, self._store.shape, self._tree, prefix))
 
     def _items(self, prefix: bytes) -> Iterator[tuple[str, Any]]:
         self._check_open()
@@ -259,7 +259,7 @@ class TreeView(Mapping[str, Any]):
             if prefix or node.has_blobs(body):
                 for key, value in kernel.leaf_items(body):
                     if key.startswith(prefix):
-                        text = key.decode()
+                        text = text_of(key)
                         yield text, self._codec.decode_for(text, store.load_value(value))
             else:
                 try:
@@ -269,7 +269,7 @@ class TreeView(Mapping[str, Any]):
                 yield from pairs
 
     def _decode_pair(self, key: bytes, data: bytes) -> tuple[str, Any]:
-        text = key.decode()
+        text = text_of(key)
         return text, self._codec.decode_for(text, data)
 
     def sample(self, count: int, seed: int | None = None) -> list[tuple[str, Any]]:
@@ -286,7 +286,7 @@ class TreeView(Mapping[str, Any]):
         store = self._store
         drawn = scan.sample(store, store.shape, self._tree, count, random.Random(seed))
         load, decode = store.load_value, self._codec.decode_for
-        return [((text := key.decode()), decode(text, load(value))) for key, value in drawn]
+        return [((text := text_of(key)), decode(text, load(value))) for key, value in drawn]
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, TreeView) and other._store is self._store:
@@ -300,6 +300,14 @@ class TreeView(Mapping[str, Any]):
         return self._tree.oid
 
     __hash__ = None  # type: ignore[assignment]
+
+
+def _texts(keys: Iterator[bytes]) -> Iterator[str]:
+    """Stored keys as text; as ``text_of``, in a loop that costs no call for each."""
+    try:
+        yield from map(bytes.decode, keys)
+    except UnicodeDecodeError as error:
+        raise CorruptionError(f"the stored key {error.object!r:.80} is no UTF-8") from error
 
 
 class Snapshot(TreeView):

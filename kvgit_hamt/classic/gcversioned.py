@@ -17,6 +17,7 @@ from kvgit_hamt.history import CommitMeta
 from kvgit_hamt.kernel import make_run
 from kvgit_hamt.node import Value
 from kvgit_hamt.objects import CommitObject, RefValue, decode_log_entry
+from kvgit_hamt.path import text_of
 from kvgit_hamt.refs import HEADS
 from kvgit_hamt.results import MergeResult
 from kvgit_hamt.store import ObjectReader, StoreWriter
@@ -131,7 +132,7 @@ class GCVersioned(Versioned):
 
     def _size(self, key: bytes, value: Value | None) -> int:
         """Bytes of a value that count: none of an absent or protected one."""
-        if value is None or self._is_protected(key.decode()):
+        if value is None or self._is_protected(text_of(key)):
             return 0
         return len(value) if isinstance(value, bytes) else value.length
 
@@ -260,7 +261,7 @@ class GCVersioned(Versioned):
         """(key, bytes of its value) of the keys that may be dropped."""
         store = self.repo.store
         for key, value in scan.items(store, store.shape, Tree(*self._commit.tree)):
-            text = key.decode()
+            text = text_of(key)
             if not self._is_protected(text):
                 yield text, len(value) if isinstance(value, bytes) else value.length
 
