@@ -15,12 +15,12 @@ from itertools import islice, product
 LANE = 16  # offset of lane 2 in stripe 0: the secret's bytes 16 to 24 stand against it
 NEXT = LANE + 64  # the same lane of stripe 1, against bytes 24 to 32
 SECRET = bytes.fromhex("b8fe6c3923a44bbe7c01812cf721ad1cded46de9839097db7240a4a4b7b3671f")
-LETTERS = range(ord("a"), ord("z") + 1)
-MIRROR = ord("a") + ord("z")
+LETTERS = range(0x30, 0x70)  # 64 characters without "/", which would make directories
+MIRROR = 0x30 + 0x6F
 
 
 def forged_keys(count: int, start: bytes = b"") -> list[bytes]:
-    """Up to 17,576 keys of 300 bytes, valid UTF-8, that begin with ``start`` (16 bytes at most)."""
+    """Up to 262,144 keys of 300 bytes, valid UTF-8, that begin with ``start`` (16 bytes at most)."""
     assert len(start) <= LANE and count <= len(LETTERS) ** 3
     key = bytearray(start.ljust(300, b"x"))
     # F1 and E4 open, and 80 ends, the characters of which the secret's bytes are the middle
