@@ -6,6 +6,9 @@ merge read only where trees differ.
 
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 
+from kvgit_hamt.bundle import BundleInfo
+from kvgit_hamt.bundle import verify as verify_bundle
+from kvgit_hamt.bundle_load import LoadResult
 from kvgit_hamt.check_faults import CheckResult, Fault
 from kvgit_hamt.codec import Codec
 from kvgit_hamt.errors import (
@@ -14,6 +17,7 @@ from kvgit_hamt.errors import (
     BranchExistsError,
     BranchMovedError,
     BranchNotFoundError,
+    BundlePrerequisiteError,
     ClosedError,
     CommitNotFoundError,
     ConcurrencyError,
@@ -32,6 +36,7 @@ from kvgit_hamt.errors import (
     LockedError,
     MergeConflict,
     NotFoundError,
+    NotFastForwardError,
     OutcomeUnknownError,
     PendingChangesError,
     ReadOnlyError,
@@ -122,6 +127,8 @@ __all__ = [
     "BranchMovedError",
     "BranchNotFoundError",
     "Change",
+    "BundleInfo",
+    "BundlePrerequisiteError",
     "CheckResult",
     "ClosedError",
     "Codec",
@@ -160,6 +167,7 @@ __all__ = [
     "NotFoundError",
     "OutcomeUnknownError",
     "PendingChangesError",
+    "NotFastForwardError",
     "ReadOnlyError",
     "RebaseResult",
     "ReflogEntry",
@@ -189,3 +197,4 @@ __all__ = [
     "text_merge",
     "theirs",
 ]
+    "verify_bundle",

@@ -26,6 +26,21 @@ class TagNotFoundError(NotFoundError):
     """No tag has this name."""
 
 
+class BundlePrerequisiteError(NotFoundError):
+    """A bundle builds on commits that are not in this store; nothing was changed.
+
+    ``commits``: their ids.
+    """
+
+    def __init__(self, commits: Sequence[str]) -> None:
+        more = f" and {len(commits) - 5} more" if len(commits) > 5 else ""
+        super().__init__(
+            f"the bundle builds on {len(commits)} commit(s) that are not in this store: "
+            f"{', '.join(commits[:5])}{more}. Load a bundle that holds them first"
+        )
+        self.commits = tuple(commits)
+
+
 class ExistsError(KvgitHamtError, ValueError):
     """A thing that was to be created exists already."""
 
@@ -53,6 +68,22 @@ class BranchMovedError(ConflictError):
         super().__init__(f"{name} moved while this change was made; refresh and try again")
         self.name = name
         self.actual = actual
+
+
+class NotFastForwardError(ConflictError):
+    """A branch has commits that what it should move to does not have; it was not moved.
+
+    ``name`` is the full ref name; ``old`` and ``new`` are commit ids.
+    """
+
+    def __init__(self, name: str, old: str, new: str) -> None:
+        super().__init__(
+            f"{name} is at {old[:12]}, which is not in the history of {new[:12]}. Give what is loaded "
+            "another name and merge it, or force it; nothing was moved"
+        )
+        self.name = name
+        self.old = old
+        self.new = new
 
 
 class ConcurrencyError(ConflictError):

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from kvgit_hamt import check, diff, gc, graph, hamt, history, revision, scan, usage
+from kvgit_hamt import bundle, bundle_load, check, copy, diff, gc, graph, hamt, history, revision, scan, usage
 from kvgit_hamt.backend.base import Backend, RefUpdate
 from kvgit_hamt.backend.lmdb import LmdbBackend
 from kvgit_hamt.backend.memory import MemoryBackend
+from kvgit_hamt.bundle import BundleInfo
+from kvgit_hamt.bundle import Progress as BundleProgress
+from kvgit_hamt.bundle import Target as BundleTarget
+from kvgit_hamt.bundle_load import LoadResult
 from kvgit_hamt.codec import Codec, get_codec
 from kvgit_hamt.errors import (
     BranchMovedError,
@@ -244,7 +248,7 @@ class Repo:
         """Commits from ``start`` back, newest first by generation and time, as a stream.
 
         Args:
-            start: branch, tag, id or abbreviation.
+            start: branch, tag, id or abbreviation, or several.
             first_parent: follow only the first parent of merges.
             limit: at most so many.
             key, prefix: only commits in which that key, or something under that prefix, differs

@@ -19,12 +19,13 @@ import os
 import sys
 import weakref
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, NoReturn, TypeVar
 
 import lmdb
 
 from kvgit_hamt import killpoints
-from kvgit_hamt.backend import lmdb_pending
+from kvgit_hamt.backend import lmdb_copy, lmdb_pending
 from kvgit_hamt.backend.base import Batch, Kind, Mender, Sweep, oid_floor
 from kvgit_hamt.backend.lmdb_check import LmdbInspector, LmdbMender
 from kvgit_hamt.backend.lmdb_compact import compact
@@ -416,6 +417,32 @@ class LmdbBackend:
     def _write(self, action: Callable[[_Txn, Tables, State], tuple[State, T]]) -> T:
         """Run an action in one write transaction. It must bear being run again: the map may have to grow."""
         if self._is_readonly:
+    def copy(self, directory: str | os.PathLike[str], *, compact: bool = False) -> None:
+        """Copy the store, as it is now, to a new directory. Writers, of other processes too, go on.
+
+        Args:
+            directory: is not there, or empty. It gets the whole copy, synced, in one step.
+            compact: leave freed pages out; takes longer.
+
+        Raises:
+            ExistsError: something is there. StoreFullError: no room. CorruptionError: the store is
+            damaged. BackendError. There is no copy then.
+
+        Cost: reads and writes the file once. This process cannot grow its map meanwhile: such a write waits.
+        """
+        lmdb_copy.copy(self.path, os.fspath(directory), partial(self._copy_to, compact), LmdbBackend)
+
+    def _copy_to(self, compact: bool, file: int) -> None:
+        with self._shared.lock:
+            env = self._bind().env
+        try:
+            env.copyfd(file, compact=compact)
+        except lmdb.Error:
+            os.ftruncate(file, 0)
+            os.lseek(file, 0, os.SEEK_SET)
+            with self._shared.lock:  # where no other thread closes or remaps it
+                self._bind().env.copyfd(file, compact=compact)
+
             raise ReadOnlyError(f"the store at {self.path} was opened read-only")
         shared = self._shared
         with shared.lock:
