@@ -397,6 +397,47 @@ class Repo:
         self.check_open()
         return self.store.backend.compact()
 
+    def bundle(
+        self,
+        target: BundleTarget,
+        *names: str,
+        since: Iterable[str] = (),
+        history: bool = True,
+        progress: BundleProgress | None = None,
+    ) -> BundleInfo:
+        """Write commits with their trees and history to one file. See ``bundle.make_plan``, ``bundle.write``.
+
+        Args:
+            target: a path, which gets the whole bundle or stays as it is, or a binary file.
+            names: branches, tags, revisions, or ranges "a..b"; all branches and tags if none.
+            since: what these revisions reach is left out, and must be there where the bundle is loaded.
+            history: False bundles each newest state as a commit without parents, of another id.
+        """
+        self.check_open()
+        plan, held = bundle.make_plan(self.refs, self.codec.name, names, since, history)
+        views = [self.view_of(commit) for commit in held]  # gc of this Repo keeps them meanwhile
+        try:
+            return bundle.write(self.store, plan, target, progress)
+        finally:
+            views.clear()
+
+    def load_bundle(
+        self,
+        source: BundleTarget,
+        names: Mapping[str, str] | Iterable[str] | None = None,
+        *,
+        force: bool = False,
+        progress: BundleProgress | None = None,
+    ) -> LoadResult:
+        """Bring in what a bundle holds: wholly, or nothing is visible. See ``bundle_load.load``."""
+        self.check_open()
+        return bundle_load.load(self.refs, self.codec.name, source, names, (force, progress))
+
+    def copy(self, directory: str | os.PathLike[str], *, compact: bool = False) -> None:
+        """Copy the store as it is now, while it is in use, to a new directory. See ``LmdbBackend.copy``."""
+        self.check_open()
+        copy.copy(self.store.backend, directory, compact)
+
     def usage(self) -> dict[str, Usage]:
         """For each branch ("heads/NAME") and tag ("tags/NAME") the bytes it holds alone, and shares.
 
