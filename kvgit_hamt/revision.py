@@ -64,7 +64,10 @@ def _name(refs: Refs, text: str, branch: str) -> bytes:
         value = refs.get(HEADS + text) or refs.get(TAGS + text) or refs.get(text)
         if value is not None:
             return value.oid
-    return resolve_name(refs, text)
+    try:
+        return resolve_name(refs, text)
+    except CommitNotFoundError as error:
+        raise CommitNotFoundError(f"no branch, tag or commit is named {text!r:.80}") from error
 
 
 def _walk(refs: Refs, commit: CommitObject, steps: str, text: str) -> CommitObject:

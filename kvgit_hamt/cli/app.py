@@ -15,10 +15,11 @@ from kvgit_hamt.backend.lmdb import LmdbBackend
 from kvgit_hamt.cli import complete
 from kvgit_hamt.cli.exits import NOT_FOUND, USAGE, Failure
 from kvgit_hamt.cli.output import Output, Report
-from kvgit_hamt.codec import Codec, undecoded
+from kvgit_hamt.codec import Codec, Undecoded, undecoded
 from kvgit_hamt.objects import CommitObject, decode_config
 from kvgit_hamt.refs import CONFIG
 from kvgit_hamt.repo import BUILT_IN, MAIN, Repo
+from kvgit_hamt.results import MergeResult
 from kvgit_hamt.snapshot import Snapshot
 from kvgit_hamt.worktree import Worktree
 
@@ -104,6 +105,17 @@ class App:
         """A worktree of the command's branch."""
         return self.repo(write=True).worktree(self.branch, create=create)
 
+    def check_writable(self, value: Any = None) -> None:
+        """Failure if a value cannot be written because the store's codec is not in use."""
+        repo = self.repo(write=True)
+        if repo.codec.decode is not Undecoded or isinstance(value, Undecoded):
+            return
+        name = repo.codec.name
+        if name == "pickle":
+            raise Failure(USAGE, "the store's values are pickles", "give --unpickle to read and write them")
+        why = f"the store's values are written by a codec of a program's own, {name!r}"
+        raise Failure(USAGE, why, "only that program can write them")
+
     # revisions
 
     def commit(self, text: str) -> CommitObject:
@@ -140,12 +152,15 @@ class App:
         time = None if when == "none" else revision.parse_time(when, self.repo().refs.clock())
         return {"info": info or None, "time": time}
 
-    def made(self, commit: str | None, what: str, record: dict[str, Any] | None = None) -> None:
-        """Tell of a commit that was made on the branch, or with --json give a record of it."""
+    def made(self, result: MergeResult, what: str, **record: Any) -> None:
+        """Tell of a commit on the branch, or with --json give a record of it."""
         if self.is_json:
-            self.out.record({"branch": self.branch, "commit": commit, **(record or {})})
+            fields = {"branch": self.branch, "commit": result.commit, "strategy": result.strategy}
+            self.out.record({**fields, **record})
+        elif result.strategy == "no_op":
+            self.out.note(f"{self.branch} {(result.commit or '')[:SHORT]}: nothing to commit")
         else:
-            self.out.note(f"{self.branch} {(commit or '')[:SHORT]}: {what}")
+            self.out.note(f"{self.branch} {(result.commit or '')[:SHORT]}: {what}")
 
     @contextmanager
     def progress(self, label: str) -> Iterator[Report]:
@@ -201,10 +216,15 @@ def command(
     """
 
     def wrap(function: Function) -> click.Command:
+        wanted = [(store, _store), (branch, _branch), (commit, _message), (commit, _info), (commit, _time),
+                  (values, _unpickle), (json, _json), (True, _quiet)]  # fmt: skip
+        options = [option() for has, option in wanted if has]
+        names = [option.name or "" for option in options]
+
         @functools.wraps(function)
         def run(**given: Any) -> int | None:
             context = click.get_current_context()
-            shared = Shared(**{field: given.pop(field) for field in Shared._fields if field in given})
+            shared = Shared(**{name: given.pop(name) for name in names})
             if shared.store is None and context.obj:
                 shared = shared._replace(store=context.obj)
             app = App(shared, context.find_root().info_name or "kvh")
@@ -213,15 +233,12 @@ def command(
             app.out.flush()
             return code
 
-        wanted = [(store, _store), (branch, _branch), (commit, _message), (commit, _info), (commit, _time),
-                  (values, _unpickle), (json, _json), (True, _quiet)]  # fmt: skip
         runner: Callable[..., Any] = run
         own: list[click.Parameter] = list(reversed(getattr(runner, "__click_params__", [])))
         made = click.Command(
-            name, callback=runner, params=own + [option() for has, option in wanted if has],
+            name, callback=runner, params=[*own, *options],
             help=function.__doc__, epilog=getattr(function, "epilog", None),
         )  # fmt: skip
-        made.no_args_is_help = False
         COMMANDS[name] = made
         return made
 

@@ -33,6 +33,7 @@ class Output:
         self.is_terminal = self.stream.isatty()
         self.has_color = takes_color(self.stream)
         self._flushed_s = 0.0
+        self._has_text = False  # in the stream, before its bytes
         for stream in (sys.stdout, sys.stderr):
             if hasattr(stream, "reconfigure"):  # what a poor encoding lacks is escaped, not an error
                 stream.reconfigure(errors="backslashreplace")
@@ -45,7 +46,8 @@ class Output:
         """Data as it is, without a line end."""
         if isinstance(data, str):
             data = data.encode("utf-8", "surrogatepass")
-        self.flush()
+        if self._has_text:
+            self.flush()
         with _reader():
             self.stream.buffer.write(data)
 
@@ -54,6 +56,7 @@ class Output:
         self._write(dump_json(record) + "\n")
 
     def _write(self, text: str) -> None:
+        self._has_text = True
         with _reader():
             self.stream.write(text)
             if self.is_terminal:
@@ -64,6 +67,7 @@ class Output:
 
     def flush(self) -> None:
         """Let everything go out; ReaderGone if nobody takes it."""
+        self._has_text = False
         with _reader():
             self.stream.flush()
 

@@ -31,7 +31,6 @@ TOPICS: Final[dict[str, dict[str, tuple[str, ...]]]] = {
     "Upkeep": {
         "upkeep": ("gc", "compact", "du", "check"),
         "shape": ("stats",),
-        "bundles": ("bundle", "copy"),
     },
     "More": {"extras": ("demo", "bench", "completion")},
 }
@@ -39,6 +38,7 @@ MODULES: Final = {
     name: module for topic in TOPICS.values() for module, names in topic.items() for name in names
 }
 NAMES: Final = ("kvgit-hamt", "kvh")
+COMPLETE_VARIABLE: Final = "_KVH_COMPLETE"  # asks for completion, whatever the program was called as
 
 
 class Program(click.Group):
@@ -77,7 +77,7 @@ class Program(click.Group):
             for name in (name for names in modules.values() for name in names):
                 command = self.get_command(ctx, name)
                 if command is not None:
-                    rows.append((name.ljust(width), command.get_short_help_str(limit=90)))
+                    rows.append((name.ljust(width), command.get_short_help_str(limit=66)))
             with formatter.section(topic):
                 formatter.write_dl(rows)
 
@@ -100,6 +100,9 @@ class Program(click.Group):
             code = error.exit_code
         except click.Abort:
             code = INTERRUPTED
+        except click.exceptions.NoArgsIsHelpError as error:
+            click.echo(error.format_message(), err=True)
+            code = USAGE
         except click.ClickException as error:
             code = _complain_usage(error, prog)
         except Exception as error:
@@ -123,7 +126,7 @@ class Program(click.Group):
         self, ctx_args: MutableMapping[str, Any], prog_name: str, complete_var: str | None = None
     ) -> None:
         """One variable asks for completion, whatever the program was called as."""
-        super()._main_shell_completion(ctx_args, prog_name, complete_var or "_KVH_COMPLETE")
+        super()._main_shell_completion(ctx_args, prog_name, complete_var or COMPLETE_VARIABLE)
 
 
 def _complain(found: Explained) -> int:

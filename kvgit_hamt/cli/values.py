@@ -163,3 +163,13 @@ def show(value: Any, limit: int | None = None) -> str:
     else:
         text = dump_json(to_json(value))
     return text if limit is None or len(text) <= limit else text[: limit - 1] + "…"
+
+
+def bytes_text(count: int) -> str:
+    """A number of bytes for people: ``41.2 MB``; a kB is 1,000 bytes."""
+    size, unit = float(count), "B"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if size < 999.95:
+            break
+        size, unit = size / 1_000, larger
+    return f"{count} B" if unit == "B" else f"{size:,.1f} {unit}"
