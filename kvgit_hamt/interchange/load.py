@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from kvgit_hamt import bulk
+from kvgit_hamt.branch_stage import When
 from kvgit_hamt.errors import EncodeError, InvalidInputError, InvalidKeyError, KeyTypeError, SourceError
 from kvgit_hamt.interchange.base import Progress, Row, Source, Step
 from kvgit_hamt.snapshot import encode_key
@@ -43,6 +44,7 @@ def load(  # noqa: PLR0913 (options that users give by name)
     every: int | None = None,
     restart: bool = False,
     info: Mapping[str, Any] | None = None,
+    time: When = "now",
     memory_bytes: int = bulk.DEFAULT_MEMORY_BYTES,
     progress: Progress | None = None,
 ) -> ImportResult:
@@ -53,7 +55,7 @@ def load(  # noqa: PLR0913 (options that users give by name)
         every: make a commit every so many rows. What such a commit says of the source under "import" in its
             info lets a later run with ``every`` go on after it: rows that were there are not read again.
         restart: with ``every``, begin anew.
-        info: for the commits, besides "import".
+        info, time: of the commits; "import" is added to the info.
         memory_bytes: about what sorting may use; the rest goes to a temporary file.
 
     Raises:
@@ -67,7 +69,7 @@ def load(  # noqa: PLR0913 (options that users give by name)
     if every is not None and (type(every) is not int or every < 1):
         raise InvalidInputError(f"every is a number of rows, 1 or more, not {every!r}")
     encode_key(prefix)
-    return _Load(work, source, prefix, dict(info or {}), (memory_bytes, progress)).run(every, restart)
+    return _Load(work, source, prefix, (dict(info or {}), time), (memory_bytes, progress)).run(every, restart)
 
 
 class _Load:
@@ -76,13 +78,13 @@ class _Load:
         work: Worktree,
         source: Source,
         prefix: str,
-        info: dict[str, Any],
+        meta: tuple[dict[str, Any], When],
         how: tuple[int, Progress | None],
     ) -> None:
         self.work = work
         self.source = source
         self.prefix = prefix
-        self.info = info
+        self.info, self.time = meta
         self.memory_bytes, self.progress = how
         self.earlier = 0  # rows of earlier runs
         self.rows = 0  # rows of this run, as of the last commit
@@ -117,6 +119,7 @@ class _Load:
             self.work.load(
                 rows,
                 info=lambda: self._info(is_part),
+                time=self.time,
                 memory_bytes=self.memory_bytes,
                 progress=self._report,
             )
