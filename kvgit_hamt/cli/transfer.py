@@ -175,10 +175,10 @@ def import_(app: App, path: str, form: str | None, **given: Any) -> None:
     and --table. files: the files below a directory. git: branches and tags with their history, each commit
     one commit here, paths as keys; run it again for what is new in git.
     """
-    kind = _guess(path, form)
-    _check_options(kind, given, IMPORT_OPTIONS)
     if path != STREAM and not os.path.exists(path):
         raise Failure(NOT_FOUND, f"there is no {quote(path)}")
+    kind = _guess(path, form)
+    _check_options(kind, given, IMPORT_OPTIONS)
     if kind == "git":
         _import_git(app, path, given)
     else:

@@ -90,7 +90,7 @@ def export_git(
     except OSError as error:
         raise SourceError(str(target), "", f"cannot be written: {error.strerror}") from error
     try:
-        git = Git(scratch, check=False)
+        git = Git(scratch, check=False, name=str(target))
         git.run("init", "--quiet", "--bare", "--template=")
         export = _Export(repo, git, values, progress)
         ids = export.run({value.oid for value in names.values()})
@@ -130,7 +130,7 @@ class _Export:
         oids = [commit.oid for commit in graph.log(self.store, starts)]
         oids.reverse()  # parents first
         marks = {oid: number for number, oid in enumerate(oids, 1)}
-        place = Path(self.git.name)
+        place = self.git.path
         with open(place / "export.log", "wb") as log:
             arguments = ["fast-import", "--quiet", "--done", "--date-format=raw-permissive",
                          f"--export-marks={place / 'export.marks'}"]  # fmt: skip

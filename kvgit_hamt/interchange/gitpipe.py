@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import IO, Final, NamedTuple
 
 from kvgit_hamt.errors import MissingDependencyError, SourceError
@@ -58,14 +59,15 @@ class GitCommit(NamedTuple):
 
 
 class Git:
-    """The git program over one repository, bare or not.
+    """The git program over one repository, bare or not. ``name`` is what messages call it.
 
     Raises:
         MissingDependencyError: there is no git program. SourceError: there is no repository.
     """
 
-    def __init__(self, path: str | os.PathLike[str], check: bool = True) -> None:
-        self.name = os.fspath(path)
+    def __init__(self, path: str | os.PathLike[str], check: bool = True, name: str = "") -> None:
+        self.path = Path(path)
+        self.name = name or os.fspath(path)
         program = shutil.which("git")
         if program is None:
             raise MissingDependencyError("the git program is not installed, or not on the PATH")
@@ -81,7 +83,7 @@ class Git:
             self.run("rev-parse", "--git-dir")
 
     def _arguments(self, arguments: Sequence[str]) -> list[str]:
-        return [self._program, "-C", self.name, "-c", "core.fsmonitor=false", *arguments]
+        return [self._program, "-C", str(self.path), "-c", "core.fsmonitor=false", *arguments]
 
     def run(self, *arguments: str, given: bytes = b"") -> bytes:
         """The output of a command that ends by itself.
