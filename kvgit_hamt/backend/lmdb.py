@@ -412,11 +412,6 @@ class LmdbBackend:
 
         return self._write(write)
 
-    # the write transaction
-
-    def _write(self, action: Callable[[_Txn, Tables, State], tuple[State, T]]) -> T:
-        """Run an action in one write transaction. It must bear being run again: the map may have to grow."""
-        if self._is_readonly:
     def copy(self, directory: str | os.PathLike[str], *, compact: bool = False) -> None:
         """Copy the store, as it is now, to a new directory. Writers, of other processes too, go on.
 
@@ -443,6 +438,11 @@ class LmdbBackend:
             with self._shared.lock:  # where no other thread closes or remaps it
                 self._bind().env.copyfd(file, compact=compact)
 
+    # the write transaction
+
+    def _write(self, action: Callable[[_Txn, Tables, State], tuple[State, T]]) -> T:
+        """Run an action in one write transaction. It must bear being run again: the map may have to grow."""
+        if self._is_readonly:
             raise ReadOnlyError(f"the store at {self.path} was opened read-only")
         shared = self._shared
         with shared.lock:
