@@ -75,6 +75,7 @@ class Check:
         self.fault_count = 0
         self.counts: dict[FaultKind, int] = {}
         self.unheld: list[str] = []  # what was collected meanwhile
+        self.bad_entries: list[tuple[Kind, Link]] = []  # of indexes
         self._masks = [0, 0]  # refs that reach a fault; those whose head does
         self._notes: list[str] = []
         self._progress = progress or (lambda phase, done, total: None)
@@ -356,10 +357,12 @@ class Check:
         found = self.walk.records.read(*link)
         if isinstance(found, Flaw):
             if self.history.find(link[0], kind) == link[1]:  # not one that gc has just taken
+                self.bad_entries.append((kind, link))
                 self.locate(
                     self.fault("index", f"the index of {kind}s names a bad record: {found.message}"), link
                 )
         elif found[:1] != bytes((wanted,)):
+            self.bad_entries.append((kind, link))
             message = f"the index of {kind}s names {name_of_kind(found)}, object {link[0].hex()}"
             self.locate(self.fault("index", message), link)
 

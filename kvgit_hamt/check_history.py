@@ -47,8 +47,9 @@ class HistoryReport(Report, Protocol):
         """Whether an object is missing because gc took what nothing holds any more."""
 
 
-CommitHealer = Callable[[Link, Flaw, Origin], tuple[bytes, bytes] | None]
-"""Asked for (place, right body) of a commit that has a flaw; its place is b"" where nobody knows it."""
+CommitHealer = Callable[[Fault, Link, Flaw, Origin], tuple[bytes, bytes] | None]
+"""Asked for (location, right body) of a commit that has a flaw, and is given its link; the location in it is
+b"" where nobody knows it."""
 
 
 class _Waiting(NamedTuple):
@@ -93,6 +94,16 @@ class HistoryWalk:
         for root in roots:
             mask = 1 << root.bit if root.bit >= 0 else 0
             self._push(root.oid, None, Origin(root.name, mask, None))
+        yield from self._drain()
+
+    def resume(self, link: Link, origin: Origin) -> Iterator[None]:
+        """Walk a commit that was found bad and has been put right, and its history."""
+        self._bad.pop(link[0], None)
+        self.trees.seen.set(link, 0)
+        self._push(link[0], link[1], origin)
+        yield from self._drain()
+
+    def _drain(self) -> Iterator[None]:
         while self._heap:
             oid = heapq.heappop(self._heap)[1]
             commit, mask, name = self._waiting.pop(oid)
@@ -102,14 +113,6 @@ class HistoryWalk:
             context = Context(commit, name, mask, self._heads.get(oid, 0))
             yield from self.trees.tree(commit.tree, context)
             yield
-
-    def forgive(self, oid: bytes) -> None:
-        """Forget that something was wrong with a commit: it was put right."""
-        self._bad.pop(oid, None)
-
-    def context_of(self, commit: CommitObject, origin: Origin) -> Context:
-        """From where the tree of a commit is walked."""
-        return Context(commit, origin.name, origin.mask, self._heads.get(commit.oid, 0))
 
     def _push(self, oid: bytes, loc: bytes | None, origin: Origin) -> int | None:
         """Queue a commit, or add who reaches it; its generation, None where that cannot be told."""
@@ -168,7 +171,7 @@ class HistoryWalk:
         if flaw.kind == "missing" and self._report.is_collected(origin.name, link[0], child):
             return None
         fault = self._fault(flaw.kind, flaw.message, link, origin)
-        healed = None if self.healer is None else self.healer(link, flaw, origin)
+        healed = None if self.healer is None else self.healer(fault, link, flaw, origin)
         if healed is not None:
             loc, body = healed
             found = self._decoded(link[0], loc, body)

@@ -233,7 +233,7 @@ class Report(Protocol):
         """Whether an object is missing because gc took what nothing holds any more."""
 
 
-Healer = Callable[[Task, Flaw, Context], bytes | None]
+Healer = Callable[[Fault, Task, Flaw, Context], bytes | None]
 
 
 class Counts:
@@ -334,7 +334,7 @@ class TreeWalk:
             self._name_keys(fault, task, flaw.body, context)
         body = None
         if self.healer is not None:
-            body = self.healer(task, flaw, context)
+            body = self.healer(fault, task, flaw, context)
         if body is None:
             self.lost_count += 1
             self.flawed_count += flaw.kind != "missing"

@@ -276,7 +276,13 @@ class Mender(Protocol):
         """Enter an object at a location, whatever the entry says now; None removes the entry."""
 
     def set_ref(self, name: str, value: bytes) -> None:
-        """Set a ref, whatever it holds now, without a reflog entry."""
+        """Set a ref, whatever it holds now, without a reflog entry.
+
+        A sum that the backend keeps over its refs stays: it fits again once all are what they were.
+        """
+
+    def drop_bad_refs(self) -> int:
+        """Remove rows of refs that fail their check; how many."""
 
 
 @runtime_checkable

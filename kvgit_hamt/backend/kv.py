@@ -391,6 +391,10 @@ class KvBackend:
         """Set a ref (see ``mend``)."""
         self._change(lambda root: root._replace(version=root.version + 1, refs={**root.refs, name: value}))
 
+    def drop_bad_refs(self) -> int:
+        """Always 0: the refs are read all together or not at all."""
+        return 0
+
     def close(self) -> None:
         """Let go of the store, which stays open; a second call does nothing."""
         with self._lock:

@@ -215,9 +215,14 @@ class LmdbMender:
             self._txn.put(oid, loc, db=table)
 
     def set_ref(self, name: str, value: bytes) -> None:
-        """Set a ref, whatever it holds now; the sum over the refs is made anew."""
+        """Set a ref, whatever it holds now."""
         key = name.encode()
         self._txn.put(key, protect(key, value), db=self._tables.refs)
+
+    def drop_bad_refs(self) -> int:
+        """Remove rows of refs that fail their check; how many."""
         with self._txn.cursor(self._tables.refs) as cursor:
-            refs_sum = sum(check_number(stored) for _, stored in cursor) & SUM_MASK
-        self.state = self.state._replace(refs_sum=refs_sum)
+            bad = [key for key, stored in cursor if _row(key, key, stored, "ref").value is None]
+        for key in bad:
+            self._txn.delete(key, db=self._tables.refs)
+        return len(bad)

@@ -236,6 +236,10 @@ class MemoryBackend:
         """Set a ref (see ``mend``)."""
         self._refs[name] = value
 
+    def drop_bad_refs(self) -> int:
+        """Always 0: the refs are read all together or not at all."""
+        return 0
+
     def compact(self) -> tuple[int, int]:
         """Nothing to give back."""
         self._check_open()
