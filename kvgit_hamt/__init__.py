@@ -61,6 +61,7 @@ from kvgit_hamt.mergefns import (
 )
 from kvgit_hamt.path import Shape
 from kvgit_hamt.policy import DELETE, OURS, THEIRS, MergeChoice, MergeFn, MergePolicy
+from kvgit_hamt.repair import RepairResult
 from kvgit_hamt.repo import Repo, open
 from kvgit_hamt.results import (
     Change,
@@ -171,6 +172,7 @@ __all__ = [
     "ReadOnlyError",
     "RebaseResult",
     "ReflogEntry",
+    "RepairResult",
     "Repo",
     "Shape",
     "Snapshot",

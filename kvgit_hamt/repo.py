@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from kvgit_hamt import bundle, bundle_load, check, copy, diff, gc, graph, hamt, history, revision, scan, usage
+from kvgit_hamt import bundle, bundle_load, copy, diff, gc, graph, hamt, history, revision, scan, usage
 from kvgit_hamt.backend.base import Backend, RefUpdate
 from kvgit_hamt.backend.lmdb import LmdbBackend
 from kvgit_hamt.backend.memory import MemoryBackend
@@ -16,6 +16,8 @@ from kvgit_hamt.bundle import BundleInfo
 from kvgit_hamt.bundle import Progress as BundleProgress
 from kvgit_hamt.bundle import Target as BundleTarget
 from kvgit_hamt.bundle_load import LoadResult
+from kvgit_hamt.check import Check
+from kvgit_hamt.check import Progress as CheckProgress
 from kvgit_hamt.codec import Codec, get_codec
 from kvgit_hamt.errors import (
     BranchMovedError,
@@ -44,6 +46,8 @@ from kvgit_hamt.refs import (
     now_us,
     to_us,
 )
+from kvgit_hamt.repair import RepairResult
+from kvgit_hamt.repair import repair as repair_store
 from kvgit_hamt.results import Change, Commit, DiffStat, GcResult, ReflogEntry, Usage, make_change
 from kvgit_hamt.snapshot import Snapshot, encode_key
 from kvgit_hamt.store import DEFAULT_CACHE_BYTES, Store, StoreWriter
@@ -376,14 +380,22 @@ class Repo:
             self.store, self.refs, dry_run=dry_run, keep_reflog_us=keep_us, pinned=pinned, progress=progress
         )
 
-    def check(self, deep: bool = True, progress: check.Progress | None = None) -> check.Check:
+    def check(self, deep: bool = True, progress: CheckProgress | None = None) -> Check:
         """Verify everything that refs and reflogs reach; it runs while its faults are iterated over.
 
         ``list(repo.check())`` is every ``Fault``, ``repo.check().result()`` the ``CheckResult`` alone.
         Nothing is changed. For the arguments see ``Check``. Cost: reads every reachable record once.
         """
         self.check_open()
-        return check.Check(self.store, deep=deep, progress=progress)
+        return Check(self.store, deep=deep, progress=progress)
+
+    def repair(self, from_: Any, progress: CheckProgress | None = None) -> RepairResult:
+        """Put right what a deep check finds, with objects from a copy: a Repo, a path, or a bundle.
+
+        Each is verified by its SHA-256, so the copy need not be trusted. See ``repair.repair``.
+        """
+        self.check_open()
+        return repair_store(self.store, from_.store if isinstance(from_, Repo) else from_, progress)
 
     def compact(self) -> tuple[int, int]:
         """Give what gc freed back to the file system: (bytes of the file before, and after).
