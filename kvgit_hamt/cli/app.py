@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any, Final, NamedTuple
 
 import click
+from click.core import ParameterSource
 
 from kvgit_hamt import revision
 from kvgit_hamt.backend.lmdb import LmdbBackend
@@ -210,6 +211,7 @@ def command(
     """Make a command of a function (app, its own options) -> exit code or None; its help is the docstring.
 
     Args:
+        name: with the group's before it, for a command of a group.
         store, branch, json: whether it has --store, --branch, --json.
         values: whether it reads or writes values, and so has --unpickle.
         commit: whether it makes a commit, and so has -m, --info, --time.
@@ -225,8 +227,8 @@ def command(
         def run(**given: Any) -> int | None:
             context = click.get_current_context()
             shared = Shared(**{name: given.pop(name) for name in names})
-            if shared.store is None and context.obj:
-                shared = shared._replace(store=context.obj)
+            if context.obj and context.get_parameter_source("store") is not ParameterSource.COMMANDLINE:
+                shared = shared._replace(store=context.obj)  # `kvh --store DIR COMMAND` beats the variable
             app = App(shared, context.find_root().info_name or "kvh")
             context.call_on_close(app.close)
             code = function(app, **given)
@@ -236,7 +238,7 @@ def command(
         runner: Callable[..., Any] = run
         own: list[click.Parameter] = list(reversed(getattr(runner, "__click_params__", [])))
         made = click.Command(
-            name, callback=runner, params=[*own, *options],
+            name.rpartition(" ")[2], callback=runner, params=[*own, *options],
             help=function.__doc__, epilog=getattr(function, "epilog", None),
         )  # fmt: skip
         COMMANDS[name] = made

@@ -31,6 +31,7 @@ TOPICS: Final[dict[str, dict[str, tuple[str, ...]]]] = {
     "Upkeep": {
         "upkeep": ("gc", "compact", "du", "check"),
         "shape": ("stats",),
+        "bundles": ("bundle", "copy"),
     },
     "More": {"extras": ("demo", "bench", "completion")},
 }

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict
 from typing import Any
 
 import click
 
+from kvgit_hamt.bundle import BundlePayloads
 from kvgit_hamt.check_faults import KINDS, CheckResult, Fault
 from kvgit_hamt.cli.app import App, command, example
-from kvgit_hamt.cli.exits import CORRUPTION
+from kvgit_hamt.cli.exits import CORRUPTION, USAGE, Failure
 from kvgit_hamt.cli.values import bytes_text, quote, safe
 from kvgit_hamt.refs import HEADS, TAGS
 
@@ -86,14 +88,20 @@ def du(app: App, is_exact: bool) -> None:
 
 @command("check", json=True)
 @click.option("--quick", is_flag=True, help="Only that everything is there, passes its checksum and adds up.")
-@example("kvh check", "kvh check --json --quiet | jq -r .message")
-def check(app: App, quick: bool) -> int | None:
+@click.option(
+    "--repair-from", "source", metavar="PATH", type=click.Path(exists=True),
+    help="Put right what is wrong, with objects from a copy of the store, or a bundle.",
+)  # fmt: skip
+@example("kvh check", "kvh check --json --quiet | jq -r .message", "kvh check --repair-from /backup/data")
+def check(app: App, quick: bool, source: str | None) -> int | None:
     """Verify what is stored.
 
     Everything that branches, tags and reflogs reach is read; each fault is listed with the way to it and
     its keys. Nothing is changed. The exit code is 5 if anything is wrong. With --json the last line is the
     result.
     """
+    if source is not None:
+        return _repair(app, source, quick)
     with app.progress("check") as report:
         run = app.repo().check(deep=not quick, progress=report)
         for fault in run:
@@ -107,16 +115,50 @@ def check(app: App, quick: bool) -> int | None:
     return None if result.is_sound else CORRUPTION
 
 
+def _repair(app: App, source: str, is_quick: bool) -> int | None:
+    """Heal from a copy; print what was healed and what was not."""
+    if is_quick:
+        raise Failure(USAGE, "--repair-from is a deep check", "leave --quick out")
+    repo = app.repo(write=True)
+    with app.progress("repair") as report:
+        if os.path.isdir(source):
+            result = repo.repair(source, report)
+        else:
+            with BundlePayloads(source) as payloads:
+                result = repo.repair(payloads, report)
+    for fault in result.healed:
+        if app.is_json:
+            app.out.record({**_record_of(fault), "healed": True})
+        else:
+            app.out.line(f"{app.out.paint('healed', 'green')} {safe(str(fault))}")
+    for fault, why in result.unhealed:
+        if app.is_json:
+            app.out.record({**_record_of(fault), "healed": False, "why": why})
+        else:
+            app.out.line(f"{app.out.paint('not healed', 'red')} {safe(str(fault))}: {safe(why)}")
+    counts = {"healed_count": len(result.healed), "unhealed_count": len(result.unhealed)}
+    if app.is_json:
+        fetched = {"fetched_count": result.fetched_count, "fetched_bytes": result.fetched_bytes}
+        app.out.record({"result": {**counts, **fetched}})
+    else:
+        app.out.note(f"{len(result.healed):,} fault(s) healed, {len(result.unhealed):,} not")
+    return None if result else CORRUPTION
+
+
 def _print_fault(app: App, fault: Fault) -> None:
     if not app.is_json:
         app.out.line(app.out.paint(f"fault {fault.number}", "red") + f" {safe(str(fault))}")
         return
-    app.out.record({
+    app.out.record(_record_of(fault))
+
+
+def _record_of(fault: Fault) -> dict[str, Any]:
+    return {
         "fault": fault.number, "kind": fault.kind, "message": fault.message, "oid": fault.oid,
         "place": fault.place, "ref": fault.ref, "commit": fault.commit, "slots": list(fault.slots),
         "path": fault.path, "key_count": fault.key_count, "keys": list(fault.keys),
         "refs": list(fault.refs), "heads": list(fault.heads),
-    })  # fmt: skip
+    }  # fmt: skip
 
 
 def _sum_up(app: App, result: CheckResult) -> None:
@@ -137,4 +179,4 @@ def _sum_up(app: App, result: CheckResult) -> None:
     for name, part in sorted(result.damaged_refs.items()):
         where = "its present state" if part == "head" else "only older commits"
         app.out.line(f"  {quote(name)}: {where}")
-    app.out.note("hint: docs/howto tells how to save what is sound; or restore a backup")
+    app.out.note(f"hint: `{app.prog} check --repair-from PATH` heals from a copy or a bundle")
