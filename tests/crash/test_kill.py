@@ -1,0 +1,101 @@
+"""K1 and K2: a process is killed at any moment of any operation; nothing acknowledged is lost.
+
+Each kill is one SIGKILL. Then the store is opened and read whole: every branch must be at the last
+acknowledged step or at the one that was being made.
+"""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+
+from tests.support.crash import Track, kill_after, measure
+from tests.support.crash_model import Plan
+from tests.support.scale import pick, record
+
+pytestmark = pytest.mark.slow
+
+LONGEST_S = 0.03  # from the start of a process to its end
+KINDS = {
+    "gc": ("commit", "fork", *["side"] * 6, "drop", "gc"),
+    "compact": ("commit", "compact"),
+    "load": ("load",),
+    "merge": ("fork", "side", "commit", "merge", "drop"),
+    "big": ("big",),
+}
+FAULTS = {"gc": "greedy", "compact": "in place"}  # what is caught; for the others, "early"
+FRESH_EVERY = {"big": 10}  # kills, after which another store is made: a map that has grown does so seldom
+FRESH_ELSE = 40  # that the whole check of a long history does not take all the time
+SEED = 1
+
+
+def test_k1_a_killed_process_loses_no_acknowledged_commit(tmp_path: Path) -> None:
+    rng = random.Random(SEED)
+    kills = pick(200, 5_000)
+    problems, steps = [], 0
+    for n in range(kills):
+        if n % FRESH_ELSE == 0:
+            track = Track(tmp_path / f"store {n}", Plan(SEED + n, ("commit",)))
+        before = track.step
+        problems.append(kill_after(track, rng.uniform(0, LONGEST_S), "commit" if n % 2 else ""))
+        steps += track.step - before
+    assert [problem for problem in problems if problem] == []
+    assert steps > kills  # it was at work, not only opened
+    caught = [
+        caught_by(tmp_path / f"{fault} {n}", rng, fault) for fault in ("early", "torn") for n in range(20)
+    ]
+    early, torn = caught[:20], caught[20:]
+    record(
+        "K1",
+        kills=kills,
+        steps=steps,
+        violations=sum(map(bool, problems)),
+        control_early_ack_caught=sum(early),
+        control_torn_publish_caught=sum(torn),
+        control_kills_each=20,
+    )
+    assert sum(early) > 10, f"of 20 kills of a process that acknowledges first, {sum(early)} were caught"
+    assert sum(torn) > 0, f"of 20 kills of a process that publishes in two steps, {sum(torn)} were caught"
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_k2_nor_does_one_that_is_killed_in_the_middle_of(tmp_path: Path, kind: str) -> None:
+    rng = random.Random(f"{SEED} {kind}")
+    plan = Plan(SEED, KINDS[kind])
+    longest = measure(Track(tmp_path / "measured", plan), kind, 3)
+    kills = pick(50, 500)
+    problems, inside, done = [], 0, 0
+    for n in range(kills):
+        if n % FRESH_EVERY.get(kind, FRESH_ELSE) == 0:
+            track = Track(tmp_path / f"store {n}", plan)
+        before = track.inside_count
+        problems.append(kill_after(track, rng.uniform(0, 2 * longest), kind))
+        inside += track.inside_count - before
+        done += track.step > track.acked
+    fault = FAULTS.get(kind, "early")
+    caught = [caught_by(tmp_path / f"control {n}", rng, fault, (kind, longest)) for n in range(10)]
+    record(
+        f"K2 {kind}",
+        kills=kills,
+        killed_inside=inside,
+        done_but_not_acked=done,
+        violations=sum(map(bool, problems)),
+        control=fault,
+        control_caught=sum(caught),
+        control_kills=len(caught),
+    )
+    assert [problem for problem in problems if problem] == []
+    assert inside > kills // 10
+    assert sum(caught) > 5, f"of 10 kills with the fault {fault!r}, {sum(caught)} were caught"
+
+
+def caught_by(
+    path: Path, rng: random.Random, fault: str, at: tuple[str, float] = ("commit", LONGEST_S)
+) -> bool:
+    """Whether one kill of a process with a fault is caught."""
+    kind, longest = at
+    plan = Plan(SEED, KINDS.get(kind, (kind,)))
+    later = 2 * longest if fault == "greedy" else 0  # it deletes in the end
+    return bool(kill_after(Track(path, plan), rng.uniform(later, later + longest), kind, fault))

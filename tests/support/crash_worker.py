@@ -1,0 +1,106 @@
+"""What the processes do that harnesses of crashes kill, and variants of the library that cannot bear it."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import struct
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import NamedTuple
+
+from kvgit_hamt import Repo, gc, killpoints
+from kvgit_hamt.backend.base import Batch
+from kvgit_hamt.backend.lmdb import LmdbBackend
+from kvgit_hamt.store import StoreWriter
+from tests.support.crash_model import Plan
+
+OPENED, STARTED, DONE = range(3)
+MESSAGE = struct.Struct("<BQ")  # what, step
+
+
+class Job(NamedTuple):
+    """What a process is to do.
+
+    Attributes:
+        step: the last step that the store has behind it.
+        kill_at: of ``killpoints.arm``.
+        fault: one of ``FAULTS``, for controls.
+    """
+
+    path: Path
+    plan: Plan
+    step: int = 0
+    kill_at: str = ""
+    fault: str = ""
+
+
+def work(job: Job, end: Connection) -> None:
+    """Do step after step until killed, and tell what was begun and done."""
+    _make_small()
+    killpoints.arm(job.kill_at)
+    if job.fault:
+        FAULTS[job.fault]()
+    with Repo(LmdbBackend(job.path, map_bytes=1)) as repo:
+        end.send_bytes(MESSAGE.pack(OPENED, job.step))
+        for n in itertools.count(job.step + 1):
+            end.send_bytes(MESSAGE.pack(STARTED, n))
+            if job.fault == "early":
+                end.send_bytes(MESSAGE.pack(DONE, n))
+                job.plan.run(repo, n)
+            else:
+                job.plan.run(repo, n)
+                end.send_bytes(MESSAGE.pack(DONE, n))
+
+
+def _make_small() -> None:
+    """Many steps in small operations: loads are written, and garbage deleted, bit by bit."""
+    vars(sys.modules[StoreWriter.__module__])["FLUSH_BYTES"] = 10_000
+    vars(gc)["STEP"] = 20
+
+
+def _publish_in_two() -> None:
+    """Refs first, and what they name in a second transaction."""
+    publish = LmdbBackend.publish
+
+    def torn(self: LmdbBackend, batch: Batch) -> int:
+        if not (batch.refs and batch.records) or batch.is_reserved:
+            return publish(self, batch)
+        publish(self, Batch(refs=batch.refs))
+        return publish(self, replace(batch, refs=()))
+
+    LmdbBackend.publish = torn  # type: ignore[method-assign]
+
+
+def _collect_greedily() -> None:
+    """Every seventh record is garbage."""
+    holds = gc.Marks.holds
+
+    def some(self: gc.Marks, location: bytes) -> bool:
+        return holds(self, location) and int.from_bytes(location, "little") % 7 != 3
+
+    gc.Marks.holds = some  # type: ignore[method-assign]
+
+
+def _compact_in_place() -> None:
+    """The copy is written over the data file, bit by bit, instead of taking its place."""
+
+    def overwrite(source: str, target: str) -> None:
+        with open(source, "rb") as copy, open(target, "wb", buffering=0) as file:
+            while part := copy.read(4096):
+                file.write(part)
+                time.sleep(0.0005)
+
+    vars(os)["replace"] = overwrite
+
+
+FAULTS: dict[str, Callable[[], None]] = {
+    "early": lambda: None,  # see ``work``
+    "torn": _publish_in_two,
+    "greedy": _collect_greedily,
+    "in place": _compact_in_place,
+}
