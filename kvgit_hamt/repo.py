@@ -242,7 +242,7 @@ class Repo:
 
     def log(
         self,
-        start: str = MAIN,
+        start: str | Iterable[str] = MAIN,
         *,
         first_parent: bool = False,
         limit: int | None = None,
@@ -261,7 +261,7 @@ class Repo:
         Cost: one commit read each; with ``key`` or ``prefix`` also the nodes on the way to it that
         differ from the parent's.
         """
-        found = self.resolve_commit(start)
+        found = [self.resolve_commit(name) for name in ([start] if isinstance(start, str) else start)]
         wanted = None if key is None else encode_key(key)
         under = None if prefix is None else encode_key(prefix)
         check_limit(limit)
@@ -269,13 +269,13 @@ class Repo:
 
     def _log(
         self,
-        start: CommitObject,
+        starts: list[CommitObject],
         first_parent: bool,
         limit: int | None,
         touching: tuple[bytes | None, bytes | None],
     ) -> Iterator[Commit]:
         left = limit
-        for commit in graph.log(self.store, [start], first_parent):
+        for commit in graph.log(self.store, starts, first_parent):
             if left == 0:
                 return
             self.check_open()

@@ -397,3 +397,17 @@ def test_the_log_of_a_key_names_a_commit_without_parents_that_holds_it():
 def test_a_short_name_that_is_nothing_is_told_as_such():
     with kvgit.open() as work, pytest.raises(kvgit.InvalidInputError, match="no branch or tag"):
         work.repo.get_commit("dev")
+
+
+def test_a_log_may_start_at_several_commits():
+    with kvgit.open() as work:
+        repo = work.repo
+        work["a"] = 1
+        work.commit()
+        dev = repo.worktree("dev", create=True)
+        dev["b"] = 2
+        dev.commit()
+        both = [commit.id for commit in repo.log(["main", "dev"])]
+        assert set(both) == {commit.id for name in ("main", "dev") for commit in repo.log(name)}
+        assert len(both) == 3
+        assert [commit.id for commit in repo.log(["main", "dev", "main"], key="b")] == [repo.branches["dev"]]
