@@ -15,6 +15,7 @@ from typing import Any, Final, NoReturn, TypeAlias
 import msgpack
 
 from kvgit_hamt.errors import DecodeError, EncodeError, InvalidInputError
+from kvgit_hamt.wire import CLAIM_BYTES, check_claims
 
 Encoder: TypeAlias = Callable[[Any], bytes]
 Decoder: TypeAlias = Callable[[bytes], Any]
@@ -325,6 +326,8 @@ _CONTAINERS: Final = frozenset([*range(0x80, 0xA0), *range(0xDC, 0xE0)])
 
 def _decode_msgpack(data: bytes) -> Any:
     if data and data[0] in _CONTAINERS:
+        if len(data) > CLAIM_BYTES:
+            check_claims(data)
         value = _unpackb(data, strict_map_key=False, ext_hook=_refuse_extension)
         # No UTF-8 text holds the byte ff, so most values end here.
         if 255 in data and (b"\xd6\xff" in data or b"\xd7\xff" in data or b"\xc7\x0c\xff" in data):

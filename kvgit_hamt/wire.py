@@ -15,6 +15,7 @@ from kvgit_hamt.errors import CorruptionError
 
 CHECK_BYTES = 8  # xxh3_64; a longer check would cost space in every node
 PLACE_BYTES = 8  # one u64, little-endian: also the LMDB integer key as it stands
+CLAIM_BYTES = 1_024  # msgpack up to here can make unpackb take a megabyte of room for items that never come
 MAX_DEPTH = 64  # levels of list and map; ours use 4, the rest is the caller's info
 _SCALARS = (str, bytes, int, float, type(None))  # a bool is an int
 
@@ -87,6 +88,17 @@ def _sorted(value: Any, depth: int) -> Any:
     raise TypeError(f"{type(value).__name__} is not plain data")
 
 
+def check_claims(data: bytes) -> None:
+    """Walk msgpack without building it: lists within lists that claim more than they hold get no room first.
+
+    Raises:
+        Exception: of msgpack's; it is not one whole value.
+    """
+    walker = msgpack.Unpacker(max_buffer_size=len(data))
+    walker.feed(data)
+    walker.skip()
+
+
 def unpack(data: bytes, what: str) -> Any:
     """Decode canonical msgpack of ours.
 
@@ -94,6 +106,8 @@ def unpack(data: bytes, what: str) -> Any:
         CorruptionError: not msgpack, trailing bytes, or not in canonical form.
     """
     try:
+        if len(data) > CLAIM_BYTES:
+            check_claims(data)
         value = msgpack.unpackb(data, raw=False, strict_map_key=True)
         canonical = pack(value)
     except Exception as error:  # msgpack raises many kinds; all mean the same here
