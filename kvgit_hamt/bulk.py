@@ -23,6 +23,7 @@ from kvgit_hamt.run import Piece, Pieces, Run
 DEFAULT_MEMORY_BYTES = 64 << 20
 ENTRY_OVERHEAD_BYTES = 220  # Python objects of one entry while it is sorted (measured, CPython 3.11)
 STEP = 4_096  # entries taken from the source at a time
+FORGET_STEP = 65_536  # entries built between two times that pages of the spill file are given back
 
 Source = Iterable[tuple[list[bytes], list[bytes | node.BlobRef]]]
 """Batches of keys and their stored values."""
@@ -36,6 +37,8 @@ class Spill:
 
     def __init__(self) -> None:
         self._file: IO[bytes] | None = None
+        self._map: mmap.mmap | None = None
+        self._forgot = 0
         self._spans: list[tuple[int, int, int, bytes, bytes]] = []
 
     def write(self, run: Run) -> None:
@@ -54,7 +57,8 @@ class Spill:
         if self._file is None:
             return []
         self._file.flush()
-        view = memoryview(mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ))
+        self._map = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
+        view = memoryview(self._map)
         runs = []
         for at, count, heap_bytes, kinds, locs in self._spans:
             columns = []
@@ -64,6 +68,15 @@ class Spill:
             hi, lo, ends = columns
             runs.append(Run(hi, lo, ends, kinds, view[at : at + heap_bytes], locs))
         return runs
+
+    def forget(self, done: int) -> None:
+        """Give pages back that were read, now and then: the walk goes through each run from start to end.
+
+        The system would do so only when it has no other memory left, and counts them as ours till then.
+        """
+        if self._map is not None and done - self._forgot >= FORGET_STEP and hasattr(mmap, "MADV_DONTNEED"):
+            self._forgot = done
+            self._map.madvise(mmap.MADV_DONTNEED)
 
     def close(self) -> None:
         """Give the file back."""
@@ -106,8 +119,13 @@ def load(
         if last is not None:
             runs.append(last)
         pieces = Pieces(tuple(Piece(run, 0, len(run.hi)) for run in runs))
+
         # entries of the tree's own leaves are built again with those loaded, but are not counted in
-        loader = _Loader(writer, shape, memory_bytes, lambda n: report("build", min(n, done), done))
+        def step(count: int) -> None:
+            report("build", min(count, done), done)
+            spill.forget(count)
+
+        loader = _Loader(writer, shape, memory_bytes, step)
         return loader.load(tree, pieces)
     finally:
         spill.close()
