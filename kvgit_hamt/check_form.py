@@ -109,6 +109,8 @@ def inner_problems(shape: Shape, payload: bytes, spot: Spot) -> Iterator[str]:
     for segment in segments:
         if segment.width > 1 and not shape.is_leaf(segment.entry_count, segment.size):
             yield f"the child at slot {segment.start} is too heavy for one over {segment.width} slots"
+        if segment.width == shape.slots:
+            yield "a single child over all slots: it must stand in the node's place"
     yield from _join_problems(shape, segments)
 
 

@@ -10,8 +10,6 @@ from typing import Any
 import lmdb
 
 from kvgit_hamt.backend.lmdb_state import SUM_MASK, Tables, check_number, protect, put_state, read_state
-from kvgit_hamt.node import COMMIT, PLACE_BYTES
-from kvgit_hamt.oid import oid_of
 from kvgit_hamt.wire import CHECK_BYTES, seal
 
 
@@ -40,13 +38,9 @@ class RawStore:
         """Place -> body of every record."""
         return {place: record[:-CHECK_BYTES] for place, record in self.rows("records")}
 
-    def put_sealed(self, place: bytes, body: bytes, oid: bytes | None = None) -> bytes:
-        """Store a body with a right checksum for ``oid``, by default that of its payload; the oid."""
-        if oid is None:
-            assert body[0] != COMMIT or len(body) > PLACE_BYTES
-            oid = oid_of(body)
+    def put_sealed(self, place: bytes, oid: bytes, body: bytes) -> None:
+        """Store a body at a place with a checksum that is right for an oid, whatever it holds."""
         self.put("records", place, seal(oid, body))
-        return oid
 
     def append(self, oid: bytes, body: bytes) -> bytes:
         """Store a record at the next place; the place."""
