@@ -17,7 +17,9 @@ from kvgit_hamt.cli import complete
 from kvgit_hamt.cli.exits import NOT_FOUND, USAGE, Failure
 from kvgit_hamt.cli.output import Output, Report
 from kvgit_hamt.codec import Codec, Undecoded, undecoded
+from kvgit_hamt.errors import InvalidInputError
 from kvgit_hamt.objects import CommitObject, decode_config
+from kvgit_hamt.oid import MIN_ABBREVIATION
 from kvgit_hamt.refs import CONFIG
 from kvgit_hamt.repo import BUILT_IN, MAIN, Repo
 from kvgit_hamt.results import MergeResult
@@ -121,7 +123,14 @@ class App:
 
     def commit(self, text: str) -> CommitObject:
         """The commit that a revision names; ``@`` is the command's branch."""
-        return revision.resolve(self.repo().refs, text, self.branch)
+        try:
+            return revision.resolve(self.repo().refs, text, self.branch)
+        except InvalidInputError as error:
+            if type(error) is not InvalidInputError or len(text) >= MIN_ABBREVIATION:
+                raise
+            # A name that is nothing, and too short to be an id, is nothing that was found.
+            hint = f"`{self.prog} branch` and `{self.prog} tag` list names, `{self.prog} log` commits"
+            raise Failure(NOT_FOUND, f"no branch, tag or commit is named {text!r}", hint) from error
 
     def id(self, text: str) -> str:
         """The id of the commit that a revision names."""

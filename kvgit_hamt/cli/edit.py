@@ -126,7 +126,8 @@ def apply(app: App, file: IO[bytes], dry_run: bool) -> None:
     fits there is `import`.
     """
     work = app.worktree()
-    for number, (key, is_set, value) in _changes(file):
+    name = getattr(file, "name", "<stdin>")
+    for number, (key, is_set, value) in _changes(file, name):
         if not is_set:
             work.delete_many([key])
             continue
@@ -134,7 +135,7 @@ def apply(app: App, file: IO[bytes], dry_run: bool) -> None:
         try:
             work[key] = value
         except ValueError as error:
-            raise SourceError(file.name, f"line {number}", str(error)) from error
+            raise SourceError(name, f"line {number}", str(error)) from error
     counts = _counts(work)
     what = ", ".join(f"{count:,} {kind}" for kind, count in counts.items() if count) or "no change"
     if dry_run:
@@ -145,14 +146,14 @@ def apply(app: App, file: IO[bytes], dry_run: bool) -> None:
     app.made(result, what, **counts)
 
 
-def _changes(file: IO[bytes]) -> Iterator[tuple[int, tuple[str, bool, Any]]]:
+def _changes(file: IO[bytes], name: str) -> Iterator[tuple[int, tuple[str, bool, Any]]]:
     """(line number, (key, whether it is set, value)) of each line that is not empty."""
     for number, line in enumerate(file, 1):
         if line.strip():
             try:
                 yield number, _change(line)
             except ValueError as error:
-                raise SourceError(file.name, f"line {number}", str(error)) from error
+                raise SourceError(name, f"line {number}", str(error)) from error
 
 
 def _change(line: bytes) -> tuple[str, bool, Any]:
