@@ -62,20 +62,25 @@ class Graph:
         edges = list(dict.fromkeys(self._edges))
         rows = []
         while any(start != end for start, end in edges):
-            rows.append(_row(edges))
-            edges = list(dict.fromkeys((start + _step(start, end), end) for start, end in edges))
+            row, edges = _row(edges)
+            rows.append(row)
         self._edges = [(column, column) for column in range(len(self._waiting))]
         return rows
 
 
-def _step(start: int, end: int) -> int:
-    return (end > start) - (end < start)
+def _row(edges: list[tuple[int, int]]) -> tuple[str, list[tuple[int, int]]]:
+    """A row in which edges come nearer to their columns by one, and where they are then.
 
-
-def _row(edges: list[tuple[int, int]]) -> str:
-    """One row in which each edge comes nearer to its column by one."""
+    Of two that would cross in one place, one waits for the next row.
+    """
     cells: dict[int, str] = {}
+    moved = []
     for start, end in edges:
-        step = _step(start, end)
-        cells.setdefault(2 * start + step, "/|\\"[step + 1])
-    return "".join(cells.get(place, " ") for place in range(max(cells) + 1))
+        step = (end > start) - (end < start)
+        sign = "/|\\"[step + 1]
+        if cells.get(2 * start + step, sign) != sign:
+            step, sign = 0, "|"
+        cells[2 * start + step] = sign
+        moved.append((start + step, end))
+    row = "".join(cells.get(place, " ") for place in range(max(cells) + 1))
+    return row, list(dict.fromkeys(moved))
