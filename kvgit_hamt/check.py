@@ -348,11 +348,12 @@ class Check:
     def _entry(self, kind: Kind, link: Link) -> None:
         """Whether an index entry names a record of its oid and kind."""
         marked, wanted = _KIND_BYTES[kind]
-        was = self.walk.seen.get(link)
-        if was and is_same(was, mark_of(marked, link[0], None)):
-            return
         if len(link[0]) != 32 or len(link[1]) != (8 if self.store.backend.placed else 0):
             self.locate(self.fault("index", f"a malformed entry in the index of {kind}s"), link)
+            self.bad_entries.append((kind, link))
+            return
+        was = self.walk.seen.get(link)
+        if was and is_same(was, mark_of(marked, link[0], None)):
             return
         found = self.walk.records.read(*link)
         if isinstance(found, Flaw):

@@ -328,9 +328,7 @@ class TreeWalk:
         if flaw.kind == "missing" and self._report.is_collected(context.ref, commit, commit):
             return None
         fault = self._fault(flaw.kind, flaw.message, task, context)
-        if task.key is not None:
-            fault.keys = (task.key.decode("utf-8", "backslashreplace"),)
-        else:
+        if task.key is None:
             self._name_keys(fault, task, flaw.body, context)
         body = None
         if self.healer is not None:
@@ -347,6 +345,7 @@ class TreeWalk:
         fault = self._report.fault(kind, message, context, task)
         at: Trail | None = task.trail
         if task.key is not None:
+            fault.keys = (task.key.decode("utf-8", "backslashreplace"),)
             self._taint(task.link, fault)
         while at is not None:
             self._taint(at.link, fault)
