@@ -36,9 +36,9 @@ def compact(shared: SharedEnvironment) -> tuple[int, int]:
             if head is None or head.txn_id != txn_id:
                 raise LockedError(f"another process wrote to {shared.directory} meanwhile; compact again")
             killpoints.reached("compact.locked")
+            shared.swapped()  # before: an interrupt behind the replacement must not make it a stranger's
             os.replace(copy, shared.data_path)
             killpoints.reached("compact.replaced")
-            shared.swapped()
             _sync_directory(shared.directory)
     except lmdb.Error as error:
         raise translate(error, shared.directory) from error
