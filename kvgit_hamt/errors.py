@@ -170,6 +170,10 @@ class LockedError(BackendError):
     """Another process holds what this call needs, or all reader slots are taken."""
 
 
+class LockTimeoutError(LockedError):
+    """Another process was writing for longer than this handle waits; nothing was stored."""
+
+
 class StoreReplacedError(BackendError):
     """The data file was replaced or removed while it was open; nothing was written."""
 

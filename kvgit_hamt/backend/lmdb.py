@@ -83,6 +83,8 @@ class LmdbBackend:
         sync: "full" makes every publish durable before it returns. "no_meta" saves one of two disk
             writes: after a power cut the last commits may be missing, but what is left is whole.
         accept_rollback: take the store as it is although it is older than its witness says.
+        lock_timeout_s: how long a write waits while another process is writing; for ever if None. All
+            handles of this process on the store share the smallest.
 
     Raises:
         BackendError: no store there and not ``create``; a file, or a directory of something else.
@@ -93,7 +95,7 @@ class LmdbBackend:
 
     placed = True
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 (options by name)
         self,
         path: str | os.PathLike[str],
         *,
@@ -102,14 +104,17 @@ class LmdbBackend:
         map_bytes: int | None = None,
         sync: Sync = "full",
         accept_rollback: bool = False,
+        lock_timeout_s: float | None = None,
     ) -> None:
         if sys.byteorder != "little":
             raise BackendError("LmdbBackend needs a little-endian machine: places are its integer keys")
         if sync not in ("full", "no_meta"):
             raise BackendError(f"sync is 'full' or 'no_meta', not {sync!r}")
+        if lock_timeout_s is not None and not lock_timeout_s >= 0:
+            raise BackendError(f"lock_timeout_s is None or seconds, not {lock_timeout_s!r}")
         self._is_readonly = readonly
         self._is_closed = False
-        options = Options(create, readonly, map_bytes, sync, accept_rollback)
+        options = Options(create, readonly, map_bytes, sync, accept_rollback, lock_timeout_s)
         self._shared: SharedEnvironment = acquire(os.fspath(path), options, self)
         with self._shared.lock:
             self._bind()
@@ -481,6 +486,10 @@ class LmdbBackend:
             del txn
             abandon(left, error, outer)
             raise
+        finally:
+            turn = self._shared.turn
+            if turn is not None:
+                turn.give()
         killpoints.reached("write.committed")
         self._shared.committed(state)
         killpoints.reached("write.witnessed")

@@ -20,7 +20,7 @@ import threading
 import traceback
 import warnings
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, NoReturn
@@ -58,6 +58,7 @@ from kvgit_hamt.backend.lmdb_state import (
     read_state,
     unprotect,
 )
+from kvgit_hamt.backend.lmdb_turn import Turn
 from kvgit_hamt.errors import (
     BackendError,
     CorruptionError,
@@ -160,6 +161,7 @@ class Options:
     map_bytes: int | None = None
     sync: Sync = "full"
     accept_rollback: bool = False
+    lock_timeout_s: float | None = None
 
 
 class SharedEnvironment:
@@ -171,6 +173,7 @@ class SharedEnvironment:
         self.data_path = os.path.join(directory, DATA_NAME)
         self.epoch = 0  # counts closings: a caller whose transaction died sees that it was one of them
         self._options = options
+        self.turn: Turn | None = None  # while the environment is open for writing
         self._session: Session | None = None
         self._pid = 0
         self._identity: tuple[int, int] | None = None
@@ -205,7 +208,9 @@ class SharedEnvironment:
         before = None if is_new else _identity_of(self.data_path)
         env = self._map(head)
         try:
-            tables, state = _load(env, options, is_new or head is None or head.table_count == 0)
+            if not options.readonly:
+                self.turn = Turn(self.directory)
+            tables, state = _load(env, self.turn, options, is_new or head is None or head.table_count == 0)
             found = _identity_of(self.data_path)
             if found != (before or found) or found != (self._identity or found):
                 self._raise_replaced()
@@ -220,6 +225,7 @@ class SharedEnvironment:
             return Session(env, tables)
         except BaseException:
             env.close()
+            self._close_turn()
             raise
 
     def _complete(self, env: lmdb.Environment, witness: Witness | None, state: State) -> None:
@@ -266,6 +272,12 @@ class SharedEnvironment:
         self.epoch += 1
         if session is not None:
             session.env.close()
+        self._close_turn()
+
+    def _close_turn(self) -> None:
+        turn, self.turn = self.turn, None
+        if turn is not None:
+            turn.close()
 
     def swapped(self) -> None:
         """Accept the file that ``compact`` put in place of the old one, at the next ``open``."""
@@ -303,11 +315,16 @@ class SharedEnvironment:
     def begin_write(self) -> tuple[lmdb.Transaction[bytes], Tables]:
         """Begin a write transaction in the file that was opened, in this process.
 
+        Whoever calls this gives ``turn`` back when the transaction has ended, or was not begun.
+
         Raises:
+            LockTimeoutError: another process wrote for too long.
             StoreReplacedError: the data file is not the one that was opened.
             lmdb.Error: see ``translate``.
         """
         session = self.open()
+        if self.turn is not None:
+            self.turn.take(self._options.lock_timeout_s)
         try:
             txn = session.env.begin(write=True)
         except lmdb.MapResizedError:
@@ -359,8 +376,8 @@ class SharedEnvironment:
         self._is_replaced = True
         self.close()
 
-    def join(self, user: object, options: Options) -> None:
-        """Share with one more handle; the stronger wish wins, by a reopen."""
+    def join(self, user: object, options: Options) -> Callable[[], None]:
+        """Share with one more handle; the stronger wish wins, by a reopen. What is returned takes it back."""
         mine = self._options
         joined = _changed(
             mine,
@@ -368,11 +385,21 @@ class SharedEnvironment:
             sync="full" if "full" in (mine.sync, options.sync) else "no_meta",
             map_bytes=max((size for size in (mine.map_bytes, options.map_bytes) if size), default=None),
             accept_rollback=options.accept_rollback,
+            lock_timeout_s=min(
+                (limit for limit in (mine.lock_timeout_s, options.lock_timeout_s) if limit is not None),
+                default=None,
+            ),
         )
         if (joined.readonly, joined.sync) != (mine.readonly, mine.sync) or joined.accept_rollback:
             self.close()
         self._options = joined
         self._users.add(user)
+
+        def take_back() -> None:
+            if self._options is joined:
+                self._options = mine
+
+        return take_back
 
     def leave(self, user: object) -> bool:
         """Stop sharing. True when nobody is left and the environment was closed."""
@@ -389,12 +416,20 @@ class SharedEnvironment:
         )
 
 
-def _load(env: lmdb.Environment, options: Options, is_new: bool) -> tuple[Tables, State]:
+def _load(env: lmdb.Environment, turn: Turn | None, options: Options, is_new: bool) -> tuple[Tables, State]:
     """Open the databases (one write transaction, or none when read-only), making them in a new store."""
-    if options.readonly:
+    if turn is None:
         tables = Tables(*_open_tables(env, None, create=False))
         with env.begin() as txn:
             return tables, read_state(txn, tables)
+    try:
+        turn.take(options.lock_timeout_s)
+        return _load_or_make(env, options, is_new)
+    finally:
+        turn.give()
+
+
+def _load_or_make(env: lmdb.Environment, options: Options, is_new: bool) -> tuple[Tables, State]:
     try:
         txn = env.begin(write=True)
     except lmdb.MapResizedError:
@@ -498,11 +533,13 @@ def acquire(path: str, options: Options, user: object) -> SharedEnvironment:
                     stacklevel=3,
                 )
         with shared.lock:
-            shared.join(user, options)
+            take_back = shared.join(user, options)
     try:
         with shared.lock:
             shared.open()
     except BaseException:
+        with shared.lock:
+            take_back()  # others go on as before: reading, say, where there is no way to write
         release(shared, user)
         raise
     return shared

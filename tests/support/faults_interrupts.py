@@ -97,6 +97,9 @@ class Trial:
         except KeyboardInterrupt:
             outcome = "unknown"
             self._judge(name, repo, outcome, interrupter)
+        except kvgit_hamt.KvgitHamtError as error:
+            outcome = "unknown"
+            self.violations.append(f"{name} interrupted at {interrupter.place} became {error!r}")
         self.counts["cases"] += 1
         self.counts["interrupted" if outcome == "unknown" else "landed"] += 1
 
@@ -175,7 +178,7 @@ def storm(directory: Path, seconds: float) -> dict[str, Any]:
 
 
 def _under_fire(armed: threading.Event, call: Callable[[], None], counts: Counter[str]) -> str:
-    """Run a call, again after each interrupt up to three times; how it ended."""
+    """Run a call, again after each interrupt, up to three times; how it ended."""
     for _ in range(3):
         try:
             armed.set()

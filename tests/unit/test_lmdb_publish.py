@@ -225,6 +225,7 @@ def failing_commit(backend, monkeypatch, error, *, lands, then=lambda: None):
             txn.commit()
         else:
             txn.abort()
+        backend._shared.turn.give()  # as closing the environment does, which comes next
         then()
         raise error
 
