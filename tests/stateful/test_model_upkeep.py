@@ -147,12 +147,14 @@ def test_upkeep_between_any_calls_changes_nothing_that_is_held(kind, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "ci", "soak"), [("memory", 150, 15_000), ("lmdb", 30, 5_000)])
+@pytest.mark.parametrize(("kind", "ci", "soak"), [("memory", 240, 15_000), ("lmdb", 60, 5_000)])
 def test_upkeep_between_any_calls_for_long(kind, ci, soak, tmp_path):
     for count in counted:
         counted[count] = 0
     examples, steps = pick(ci, soak), pick(STEPS, 100)
     run(kind, tmp_path, examples, steps)
+    assert counted["steps"] > 20 * examples
+    assert min(counted[each] for each in ("checks", "collections", "bundles", "loads")) > examples // 10
     record("M1", store=kind, examples=examples, violations=0, **counted)
 
 
