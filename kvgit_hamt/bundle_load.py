@@ -476,6 +476,7 @@ class _Load(Visitor):
             loc = self.backend.find("blob", oid)
             if loc is not None and self._is_sound_blob(oid, loc, len(payload)):
                 self.relied.append(("blob", oid, loc))
+                self.sink.resumed_count += self.sink.stored.get(oid) == loc
                 return loc
             kind = "blob"
         elif payload[0] == COMMIT:
