@@ -64,7 +64,7 @@ def test_a_copy_is_the_store(compact, repo, tmp_path):
 
 def test_a_compact_copy_is_smaller(repo, tmp_path):
     scratch = repo.worktree("scratch", create=True)
-    scratch.update({f"k{n}": "y" * 3_000 for n in range(2_000)})
+    scratch.update({f"k{n}": f"{n:04}" * 700 for n in range(2_000)})
     scratch.commit()
     scratch.close()
     repo.branches.delete("scratch")
