@@ -26,6 +26,7 @@ DEFAULT_CACHE_BYTES = 64 << 20
 NODE_OVERHEAD_BYTES = 150  # dict entry, key and object headers of a cached node (sys.getsizeof)
 RESERVE_COUNT = 65_536  # places a bulk load takes at once
 FLUSH_BYTES = 32 << 20  # of records a bulk load keeps before it writes them
+SHARE_PART = 64  # an inner node is looked up by oid if that may save ``index_min`` / this many records
 Link = tuple[bytes, bytes]
 _NOTHING: Final[Mapping[str, bytes]] = MappingProxyType({})
 _NO_NODES: Final[Mapping[bytes, bytes]] = MappingProxyType({})
@@ -350,10 +351,16 @@ class StoreWriter:
         return oid, self._put(oid, body, (len(body) - length) // node.PLACE_BYTES, None)
 
     def put_inner(self, body: bytes, count: int, mark: int) -> Link:
-        """Keep an inner node of ``count`` entries, or name the stored one of the same oid."""
+        """Keep an inner node of ``count`` entries, or name the stored one of the same oid.
+
+        Looking for it, and entering it to be found, pays where much of this batch (what was put since
+        ``mark``) would not be stored; a small commit is spared both.
+        """
         length = node.inner_payload_length(body)
         oid = oid_of(body[:length])
-        is_indexed = self._placed and count >= self.store.shape.index_min
+        saved = self._flushed + len(self._records) - mark
+        index_min = self.store.shape.index_min
+        is_indexed = self._placed and count >= index_min and saved >= index_min // SHARE_PART
         if is_indexed:
             loc = self._nodes.get(oid)
             if loc is not None:

@@ -1,16 +1,17 @@
 """Records in LMDB: the embedded default.
 
-Nine named databases in one environment. Spec: docs/format.md, "LMDB".
+Six named databases in one environment, and small values in its main one. Spec: docs/format.md, "LMDB".
 
 | database | key | value |
 |---|---|---|
 | records | place (u64, the machine's order: ``integerkey``) | sealed record |
 | commits, blobs, nodes | oid | place |
-| refs | name | ref value, check |
 | reflog | name, NUL, number (u64, big-endian) | entry, check |
-| meta | name | value, check |
-| pending | first place (u64, big-endian) | holder, check |
 | touches | table, NUL, 16 bytes | counter (u64), check |
+| (main) | ``state`` | counters, the newest commits and log entries (``lmdb_tail``), check |
+| (main) | ``@`` name | ref value, check |
+| (main) | ``!`` name | meta value, check |
+| (main) | ``+`` first place (u64, big-endian) | reservation, check |
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from typing import Any, NoReturn, TypeVar
 import lmdb
 
 from kvgit_hamt import killpoints
-from kvgit_hamt.backend import lmdb_copy, lmdb_pending
+from kvgit_hamt.backend import lmdb_copy, lmdb_pending, lmdb_read
 from kvgit_hamt.backend.base import Batch, Kind, Mender, Sweep, oid_floor
 from kvgit_hamt.backend.lmdb_check import LmdbInspector, LmdbMender
 from kvgit_hamt.backend.lmdb_compact import compact
@@ -41,17 +42,21 @@ from kvgit_hamt.backend.lmdb_env import (
     translate,
 )
 from kvgit_hamt.backend.lmdb_state import (
+    META,
+    REF,
     SUM_MASK,
     State,
     Tables,
     check_number,
+    flush_tail,
     put_state,
     read_state,
     read_touches,
+    small_rows,
     unprotect,
 )
-from kvgit_hamt.backend.lmdb_sweep import LmdbSweep, index_of, list_index, list_records
-from kvgit_hamt.backend.lmdb_write import SEQUENCE, apply_batch
+from kvgit_hamt.backend.lmdb_sweep import LmdbSweep
+from kvgit_hamt.backend.lmdb_write import apply_batch
 from kvgit_hamt.errors import (
     BackendError,
     ClosedError,
@@ -69,7 +74,6 @@ _Txn = Any  # lmdb.Transaction[bytes]; its stubs are not part of every installat
 ATTEMPTS = 64  # of one call: growth doubles the map, so 64 reach any size
 CHUNK_RECORDS = 256  # read in one transaction while iterating (no long reader pins pages), put in one call
 CHUNK_BYTES = 1 << 20
-_LASTSEQUENCE = b"\xff" * 8
 
 
 class LmdbBackend:
@@ -184,25 +188,14 @@ class LmdbBackend:
 
     def find(self, kind: Kind, oid: bytes) -> bytes | None:
         """The place of an indexed object, None when there is none."""
-        found: bytes | None = self._view(lambda txn, tables: txn.get(oid, None, index_of(tables, kind)))
-        return found
+        return self._view(lambda txn, tables: lmdb_read.find(txn, tables, kind, oid))
 
     def find_abbreviated(self, prefix: str, limit: int = 2) -> list[bytes]:
         """Oids of up to ``limit`` commits whose hex id starts with ``prefix``, in order."""
         low = oid_floor(prefix)
         if low is None:
             return []
-
-        def action(txn: _Txn, tables: Tables) -> list[bytes]:
-            found: list[bytes] = []
-            with txn.cursor(tables.commits) as cursor:
-                more = cursor.set_range(low)
-                while more and len(found) < limit and cursor.key().hex().startswith(prefix):
-                    found.append(cursor.key())
-                    more = cursor.next()
-            return found
-
-        return self._view(action)
+        return self._view(lambda txn, tables: lmdb_read.find_abbreviated(txn, tables, (low, prefix), limit))
 
     def next_place(self) -> int:
         """The place the next record would get now."""
@@ -210,8 +203,8 @@ class LmdbBackend:
 
     def get_ref(self, name: str) -> bytes | None:
         """The encoded value of one ref."""
-        key = name.encode()
-        stored = self._view(lambda txn, tables: txn.get(key, None, tables.refs))
+        key = REF + name.encode()
+        stored = self._view(lambda txn, tables: txn.get(key, None, tables.main))
         return None if stored is None else unprotect(key, stored, "ref")
 
     def list_refs(self, prefix: str) -> list[tuple[str, bytes]]:
@@ -219,57 +212,30 @@ class LmdbBackend:
 
         Listing all of them also proves that none is missing.
         """
-        start = prefix.encode()
+        start = REF + prefix.encode()
 
         def action(txn: _Txn, tables: Tables) -> tuple[list[tuple[bytes, bytes]], int]:
-            found = []
-            with txn.cursor(tables.refs) as cursor:
-                more = cursor.set_range(start) if start else cursor.first()
-                while more and cursor.key().startswith(start):
-                    found.append(cursor.item())
-                    more = cursor.next()
-            return found, read_state(txn, tables).refs_sum
+            return list(small_rows(txn, tables, start)), read_state(txn, tables).refs_sum
 
         found, refs_sum = self._view(action)
-        refs = [(_text(key), unprotect(key, stored, "ref")) for key, stored in found]
-        if not start and sum(check_number(stored) for _, stored in found) & SUM_MASK != refs_sum:
+        refs = [(_text(key[1:]), unprotect(key, stored, "ref")) for key, stored in found]
+        if not prefix and sum(check_number(stored) for _, stored in found) & SUM_MASK != refs_sum:
             raise CorruptionError(f"refs of {self.path} are missing or of an older state")
         return refs
 
     def read_reflog(self, name: str, limit: int | None = None) -> list[bytes]:
         """Encoded reflog entries of a ref, newest first. They outlive the ref."""
-        start = name.encode() + b"\0"
-
-        def action(txn: _Txn, tables: Tables) -> list[tuple[bytes, bytes]]:
-            found: list[tuple[bytes, bytes]] = []
-            with txn.cursor(tables.reflog) as cursor:
-                more = cursor.prev() if cursor.set_range(start + _LASTSEQUENCE) else cursor.last()
-                while more and cursor.key().startswith(start) and (limit is None or len(found) < limit):
-                    found.append(cursor.item())
-                    more = cursor.prev()
-            return found
-
-        return [unprotect(key, stored, "reflog entry") for key, stored in self._view(action)]
+        key = name.encode()
+        return self._view(lambda txn, tables: lmdb_read.reflog(txn, tables, key, limit))
 
     def reflog_names(self) -> list[str]:
         """Names that have reflog entries, those of deleted refs among them, in order."""
-
-        def action(txn: _Txn, tables: Tables) -> list[str]:
-            names = []
-            with txn.cursor(tables.reflog) as cursor:
-                more = cursor.first()
-                while more:
-                    name = cursor.key()[:-9]
-                    names.append(_text(name))
-                    more = cursor.set_range(name + b"\0" + _LASTSEQUENCE)
-            return names
-
-        return self._view(action)
+        return [_text(name) for name in self._view(lmdb_read.reflog_names)]
 
     def get_meta(self, name: str) -> bytes | None:
         """A meta value (written through ``Batch.meta``)."""
-        key = name.encode()
-        stored = self._view(lambda txn, tables: txn.get(key, None, tables.meta))
+        key = META + name.encode()
+        stored = self._view(lambda txn, tables: txn.get(key, None, tables.main))
         return None if stored is None else unprotect(key, stored, "meta value")
 
     def read_touches(self, table: str) -> dict[bytes, int]:
@@ -300,20 +266,7 @@ class LmdbBackend:
 
     def stats(self) -> dict[str, int]:
         """Counts of what is stored, and bytes of the file, of its pages in use or free, and of the map."""
-
-        def action(txn: _Txn, tables: Tables) -> dict[str, int]:
-            counts = {
-                f"{name}_count": int(txn.stat(getattr(tables, f"{name}s"))["entries"])
-                for name in ("record", "commit", "blob", "node", "ref")
-            }
-            return {
-                **counts,
-                "pending_count": int(txn.stat(tables.pending)["entries"]),
-                "next_place": read_state(txn, tables).next_place,
-                "write_count": read_state(txn, tables).counter,
-            }
-
-        counts = self._view(action)
+        counts = self._view(lmdb_read.counts)
         with self._shared.lock:
             env = self._bind().env
             info, page_bytes = env.info(), env.stat()["psize"]
@@ -358,7 +311,7 @@ class LmdbBackend:
         """Give up a reservation by its first place; unknown ones are ignored."""
 
         def action(txn: _Txn, tables: Tables, state: State) -> tuple[State, None]:
-            txn.delete(SEQUENCE.pack(first), db=tables.pending)
+            lmdb_pending.drop(txn, tables, first)
             return state, None
 
         self._write(action)
@@ -371,16 +324,17 @@ class LmdbBackend:
 
     def list_index(self, kind: Kind, after: bytes, limit: int) -> list[tuple[bytes, bytes]]:
         """Up to ``limit`` (oid, place) of an index past ``after``."""
-        return self._view(lambda txn, tables: list_index(txn, index_of(tables, kind), after, limit))
+        return self._view(lambda txn, tables: lmdb_read.list_index(txn, tables, kind, after, limit))
 
     def list_records(self, after: bytes, limit: int) -> list[tuple[bytes, int]]:
         """Up to ``limit`` (place, bytes of the record) past ``after``."""
-        return self._view(lambda txn, tables: list_records(txn, tables, after, limit))
+        return self._view(lambda txn, tables: lmdb_read.list_records(txn, tables, after, limit))
 
     def sweep(self, action: Callable[[Sweep], T]) -> tuple[T, int]:
         """Run deletions in one write transaction. See ``Backend.sweep``."""
 
         def write(txn: _Txn, tables: Tables, state: State) -> tuple[State, tuple[T, int]]:
+            state = _flushed(txn, tables, state)
             return state, (action(LmdbSweep(txn, tables, state.counter)), state.counter + 1)
 
         return self._write(write)
@@ -411,7 +365,7 @@ class LmdbBackend:
         """Put records, index entries and refs right, in one write transaction. See ``Mendable``."""
 
         def write(txn: _Txn, tables: Tables, state: State) -> tuple[State, T]:
-            mender = LmdbMender(txn, tables, state)
+            mender = LmdbMender(txn, tables, _flushed(txn, tables, state))
             result = action(mender)
             return mender.state, result
 
@@ -553,6 +507,11 @@ def _run(begin: Callable[..., _Txn], tables: Tables, action: Callable[[_Txn, Tab
         return action(txn, tables)
     finally:
         txn.abort()
+
+
+def _flushed(txn: _Txn, tables: Tables, state: State) -> State:
+    """The state with all in the tables."""
+    return state._replace(tail=flush_tail(txn, tables, state.tail, state.log_sequence))
 
 
 def _get_record(txn: _Txn, tables: Tables, loc: bytes) -> bytes | None:

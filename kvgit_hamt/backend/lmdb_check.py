@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import os
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -12,17 +13,21 @@ from lmdb.verify import VerifyError, verify
 from kvgit_hamt.backend.base import Finding, Kind, NewRecord, Row
 from kvgit_hamt.backend.lmdb_files import DATA_NAME, compare_witness, read_witness
 from kvgit_hamt.backend.lmdb_state import (
+    META,
+    NAMED,
+    PENDING,
+    REF,
     STATE_KEY,
-    SUM_MASK,
     Holder,
     State,
     Tables,
-    check_number,
+    index_of,
     protect,
     read_state,
+    small_rows,
+    sum_refs,
     unprotect,
 )
-from kvgit_hamt.backend.lmdb_sweep import index_of
 from kvgit_hamt.errors import BackendError, CorruptionError, FormatVersionError
 from kvgit_hamt.wire import seal
 
@@ -52,11 +57,14 @@ class LmdbInspector:
             yield from self._state_findings()
         except (FormatVersionError, *_UNREADABLE) as error:
             yield Finding("state", str(error))
-        for table in ("meta", "pending", "touches"):
-            for key, stored in self._rows(table):
-                problem = _problem_of(table, key, stored)
-                if problem:
-                    yield Finding("row", f"table {table}: {problem}")
+        for key, stored in self._rows("main"):
+            problem = _problem_of(key, stored)
+            if problem:
+                yield Finding("row", problem)
+        for key, stored in self._rows("touches"):
+            problem = _problem_of_touch(key, stored)
+            if problem:
+                yield Finding("row", f"table touches: {problem}")
         if deep:
             yield from self._structure()
 
@@ -98,11 +106,11 @@ class LmdbInspector:
         if len(problems) > PROBLEMS_MAX:
             yield Finding("structure", f"{DATA_NAME}: and {len(problems) - PROBLEMS_MAX} more")
 
-    def _rows(self, table: str) -> Iterator[tuple[bytes, bytes]]:
-        """All rows of a table, a chunk in each transaction."""
+    def _rows(self, table: str, sign: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        """All rows of a table whose key starts with ``sign``, a chunk in each transaction."""
         after = b""
         while True:
-            chunk = self._view(partial(_chunk, table=table, after=after))
+            chunk = self._view(partial(_chunk, table=table, sign=sign, after=after))
             if not chunk:
                 return
             yield from chunk
@@ -110,24 +118,37 @@ class LmdbInspector:
 
     def ref_rows(self) -> list[Row]:
         """All refs, by name."""
-        return [_row(key, key, stored, "ref") for key, stored in self._rows("refs")]
+        return [_row(key, key[1:], stored, "ref") for key, stored in self._rows("main", REF)]
 
     def reflog_rows(self) -> Iterator[Row]:
         """All reflog entries: by name of the ref, oldest first."""
-        for key, stored in self._rows("reflog"):
+        last = b""
+        for key, stored in heapq.merge(self._tail_rows(), self._rows("reflog")):
+            if key == last:  # it has moved from the tail to the table meanwhile
+                continue
+            last = key
             if len(key) < 10 or key[-9] != 0:
                 yield Row(_shown(key), None, f"reflog entry under a malformed key {key!r}")
             else:
                 yield _row(key, key[:-9], stored, "reflog entry")
 
+    def _tail_rows(self) -> list[tuple[bytes, bytes]]:
+        """Those reflog entries that are in the tail, as rows of the table; none if the state is damaged."""
+        try:
+            state = self._view(read_state)
+        except (FormatVersionError, *_UNREADABLE):
+            return []  # among the findings
+        rows = state.tail.rows(state.log_sequence)
+        return sorted((key, protect(key, entry)) for key, entry in rows)
+
     def pending(self) -> list[tuple[int, int]]:
         """(first place, places) of each live reservation; damaged ones are among the findings."""
         found = []
-        for key, stored in self._rows("pending"):
-            if _problem_of("pending", key, stored) is None:
+        for key, stored in self._rows("main", PENDING):
+            if _problem_of(key, stored) is None:
                 holder = Holder.decode(unprotect(key, stored, "reservation"))
                 if holder.is_alive():
-                    found.append((int.from_bytes(key, "big"), holder.taken))
+                    found.append((int.from_bytes(key[1:], "big"), holder.taken))
         return found
 
     def notes(self, deep: bool) -> list[str]:
@@ -143,38 +164,46 @@ def _totals(txn: _Txn, tables: Tables) -> tuple[State, int, int]:
     state = read_state(txn, tables)
     with txn.cursor(tables.records) as cursor:
         last_place = int.from_bytes(cursor.key(), "little") if cursor.last() else 0
-    with txn.cursor(tables.refs) as cursor:
-        refs_sum = sum(check_number(stored) for _, stored in cursor) & SUM_MASK
-    return state, last_place, refs_sum
+    return state, last_place, sum_refs(txn, tables)
 
 
-def _chunk(txn: _Txn, tables: Tables, table: str, after: bytes) -> list[tuple[bytes, bytes]]:
+def _chunk(txn: _Txn, tables: Tables, table: str, sign: bytes, after: bytes) -> list[tuple[bytes, bytes]]:
     found: list[tuple[bytes, bytes]] = []
     with txn.cursor(getattr(tables, table)) as cursor:
-        more = cursor.set_range(after) if after else cursor.first()
-        if more and after and cursor.key() == after:
-            more = cursor.next()
-        while more and len(found) < CHUNK_ROWS:
+        start = after + b"\0" if after else sign
+        more = cursor.set_range(start) if start else cursor.first()
+        while more and len(found) < CHUNK_ROWS and cursor.key().startswith(sign):
             found.append(cursor.item())
             more = cursor.next()
     return found
 
 
-def _problem_of(table: str, key: bytes, stored: bytes) -> str | None:
-    """What is wrong with a row of meta, pending or touches."""
-    if table == "meta" and key == STATE_KEY:
-        return None  # read by itself
+_WHAT = {META: "meta value", PENDING: "reservation"}
+_KNOWN = frozenset({STATE_KEY, *(name.encode() for name in NAMED)})
+
+
+def _problem_of(key: bytes, stored: bytes) -> str | None:
+    """What is wrong with a row of the main table; refs and the state are looked at by themselves."""
+    sign = key[:1]
+    if sign == REF or key in _KNOWN:
+        return None
+    if sign not in _WHAT or (sign == PENDING and len(key) != 9):
+        return f"row {key!r} is malformed"
     try:
-        value = unprotect(
-            key, stored, {"pending": "reservation", "touches": "touch"}.get(table, "meta value")
-        )
-        if table == "pending":
+        value = unprotect(key, stored, _WHAT[sign])
+        if sign == PENDING:
             Holder.decode(value)
     except CorruptionError as error:
         return str(error)
-    if (table == "pending" and len(key) != 8) or (table == "touches" and (len(value) != 8 or len(key) < 17)):
-        return f"row {key!r} is malformed"
     return None
+
+
+def _problem_of_touch(key: bytes, stored: bytes) -> str | None:
+    try:
+        value = unprotect(key, stored, "touch")
+    except CorruptionError as error:
+        return str(error)
+    return f"row {key!r} is malformed" if len(value) != 8 or len(key) < 17 else None
 
 
 def _row(key: bytes, name: bytes, stored: bytes, what: str) -> Row:
@@ -192,7 +221,10 @@ def _shown(name: bytes) -> str:
 
 
 class LmdbMender:
-    """Mending in one write transaction; see ``base.Mender``. ``state`` is what the transaction leaves."""
+    """Mending in one write transaction, in which the tail is empty; see ``base.Mender``.
+
+    ``state`` is what the transaction leaves.
+    """
 
     def __init__(self, txn: _Txn, tables: Tables, state: State) -> None:
         self.state = state
@@ -216,13 +248,13 @@ class LmdbMender:
 
     def set_ref(self, name: str, value: bytes) -> None:
         """Set a ref, whatever it holds now."""
-        key = name.encode()
-        self._txn.put(key, protect(key, value), db=self._tables.refs)
+        key = REF + name.encode()
+        self._txn.put(key, protect(key, value), db=self._tables.main)
 
     def drop_bad_refs(self) -> int:
         """Remove rows of refs that fail their check; how many."""
-        with self._txn.cursor(self._tables.refs) as cursor:
-            bad = [key for key, stored in cursor if _row(key, key, stored, "ref").value is None]
+        rows = small_rows(self._txn, self._tables, REF)
+        bad = [key for key, stored in rows if _row(key, key[1:], stored, "ref").value is None]
         for key in bad:
-            self._txn.delete(key, db=self._tables.refs)
+            self._txn.delete(key, db=self._tables.main)
         return len(bad)

@@ -20,7 +20,7 @@ import threading
 import traceback
 import warnings
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, NoReturn
@@ -33,6 +33,7 @@ except ImportError:  # Windows
     resource = None  # type: ignore[assignment]
 
 from kvgit_hamt import killpoints
+from kvgit_hamt.backend import lmdb_pending
 from kvgit_hamt.backend.lmdb_files import (
     DATA_NAME,
     MARKER_NAME,
@@ -47,16 +48,14 @@ from kvgit_hamt.backend.lmdb_files import (
     write_witness,
 )
 from kvgit_hamt.backend.lmdb_state import (
+    NAMED,
     NONCE_COUNT,
     STATE_KEY,
-    SUM_MASK,
-    Holder,
     State,
     Tables,
-    check_number,
     put_state,
     read_state,
-    unprotect,
+    sum_refs,
 )
 from kvgit_hamt.backend.lmdb_turn import Turn
 from kvgit_hamt.errors import (
@@ -257,7 +256,7 @@ class SharedEnvironment:
                     create=False,
                     readahead=used < _memory_bytes() // 2,
                     max_readers=MAX_READERS,
-                    max_dbs=len(Tables._fields),
+                    max_dbs=len(NAMED),
                     max_spare_txns=1,  # never crosses a fork: see above
                     lib_version=0,  # whatever LMDB_DEFAULT_LIB_VERSION says
                 )
@@ -417,9 +416,13 @@ class SharedEnvironment:
 
 
 def _load(env: lmdb.Environment, turn: Turn | None, options: Options, is_new: bool) -> tuple[Tables, State]:
-    """Open the databases (one write transaction, or none when read-only), making them in a new store."""
+    """Open the databases, making them in a new store.
+
+    In one write transaction, which costs nothing while nothing is written: py-lmdb keeps no table that was
+    opened in a read transaction.
+    """
     if turn is None:
-        tables = Tables(*_open_tables(env, None, create=False))
+        tables = _open_tables(env, None, create=False)
         with env.begin() as txn:
             return tables, read_state(txn, tables)
     try:
@@ -436,18 +439,16 @@ def _load_or_make(env: lmdb.Environment, options: Options, is_new: bool) -> tupl
         env.set_mapsize(0)
         txn = env.begin(write=True)
     with txn:
-        tables = Tables(*_open_tables(env, txn, create=is_new))
-        if is_new and txn.get(STATE_KEY, db=tables.meta) is None:
+        tables = _open_tables(env, txn, create=is_new)
+        if is_new and txn.get(STATE_KEY, db=tables.main) is None:
             put_state(txn, tables, State(0, 1, 0, 0, os.urandom(16), bytes(8 * NONCE_COUNT)))
         state = read_state(txn, tables)
         if options.accept_rollback:
-            refs_sum = sum(check_number(stored) for _, stored in txn.cursor(tables.refs)) & SUM_MASK
+            refs_sum = sum_refs(txn, tables)
             if refs_sum != state.refs_sum:
                 state = state._replace(refs_sum=refs_sum)
                 put_state(txn, tables, state)
-        for key, stored in list(txn.cursor(tables.pending)):
-            if not Holder.decode(unprotect(key, stored, "reservation")).is_alive():
-                txn.delete(key, db=tables.pending)
+        lmdb_pending.drop_dead(txn, tables)
     return tables, state
 
 
@@ -465,14 +466,17 @@ def _extend(env: lmdb.Environment) -> None:
         os.close(fd)
 
 
-def _open_tables(env: lmdb.Environment, txn: Any, *, create: bool) -> Iterator[Any]:
-    for name in Tables._fields:
+def _open_tables(env: lmdb.Environment, txn: Any, *, create: bool) -> Tables:
+    handles = []
+    for name in NAMED:
         try:
-            yield env.open_db(name.encode(), txn=txn, create=create, integerkey=name == "records")
+            handle = env.open_db(name.encode(), txn=txn, create=create, integerkey=name == "records")
         except lmdb.NotFoundError as error:
             raise FormatVersionError(
                 f"{env.path()} is an LMDB environment, but no store of this version: it has no table {name!r}"
             ) from error
+        handles.append(handle)
+    return Tables(*handles, env.open_db(None, txn=txn))
 
 
 def _changed(options: Options, **changes: Any) -> Options:

@@ -12,7 +12,8 @@ import os
 import time
 from typing import Any
 
-from kvgit_hamt.backend.lmdb_state import Holder, Tables, protect, unprotect
+from kvgit_hamt.backend.lmdb_state import PENDING, Holder, Tables, protect, small_rows, unprotect
+from kvgit_hamt.backend.lmdb_tail import SEQUENCE
 from kvgit_hamt.errors import LockedError
 
 KEEP_S = 7 * 86_400  # a load that was interrupted may be gone on with
@@ -24,17 +25,21 @@ def put_reservation(txn: Any, tables: Tables, first: int, count: int, name: byte
     holder = Holder.me(count)
     if name:
         holder = holder._replace(until_s=int(time.time()) + KEEP_S, name=name)
-    key = first.to_bytes(8, "big")
-    txn.put(key, protect(key, holder.encode()), db=tables.pending)
+    key = PENDING + SEQUENCE.pack(first)
+    txn.put(key, protect(key, holder.encode()), db=tables.main)
 
 
 def rows(txn: Any, tables: Tables) -> list[tuple[int, Holder]]:
     """(first place, holder) of all reservations, by place."""
-    with txn.cursor(tables.pending) as cursor:
-        return [
-            (int.from_bytes(key, "big"), Holder.decode(unprotect(key, stored, "reservation")))
-            for key, stored in cursor
-        ]
+    return [
+        (int.from_bytes(key[1:], "big"), Holder.decode(unprotect(key, stored, "reservation")))
+        for key, stored in small_rows(txn, tables, PENDING)
+    ]
+
+
+def drop(txn: Any, tables: Tables, first: int) -> None:
+    """Remove the reservation of this first place, if there is one."""
+    txn.delete(PENDING + SEQUENCE.pack(first), db=tables.main)
 
 
 def drop_dead(txn: Any, tables: Tables) -> int | None:
@@ -42,7 +47,7 @@ def drop_dead(txn: Any, tables: Tables) -> int | None:
     floor = None
     for first, holder in rows(txn, tables):
         if not holder.is_alive():
-            txn.delete(first.to_bytes(8, "big"), db=tables.pending)
+            drop(txn, tables, first)
         elif floor is None:
             floor = first
     return floor
@@ -66,5 +71,5 @@ def forget(txn: Any, tables: Tables) -> int:
     """Remove the named reservations of processes that do not run; how many."""
     dead = [first for first, holder in rows(txn, tables) if holder.name and not holder.is_running()]
     for first in dead:
-        txn.delete(first.to_bytes(8, "big"), db=tables.pending)
+        drop(txn, tables, first)
     return len(dead)

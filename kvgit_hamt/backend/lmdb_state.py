@@ -8,19 +8,22 @@ from __future__ import annotations
 import os
 import struct
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from xxhash import xxh3_64_digest, xxh3_64_intdigest
 
-from kvgit_hamt.backend.base import Touch
+from kvgit_hamt.backend.base import Kind, Touch
+from kvgit_hamt.backend.lmdb_tail import EMPTY_TAIL, SEQUENCE, TAIL_MAX_BYTES, Tail
 from kvgit_hamt.errors import CorruptionError, FormatVersionError
 
 LAYOUT = 1  # of the databases and their keys; another number is refused
 CHECK_BYTES = 8  # xxh3_64 behind ref, reflog, meta and pending values
 SUM_MASK = (1 << 64) - 1
 NONCE_COUNT = 8  # commits that can be told apart after an I/O error
-STATE_KEY = b"\x00state"  # no meta name starts with NUL
+# Keys of the main database, beside the names of the tables. Only the others open with one of these signs.
+STATE_KEY = b"state"  # between the names of the tables: a commit is to change one page
+REF, META, PENDING = b"@", b"!", b"+"
 
 
 def protect(key: bytes, value: bytes) -> bytes:
@@ -46,6 +49,7 @@ def check_number(stored: bytes) -> int:
 
 
 _STATE = struct.Struct(f"<4sIQQQQ16s{8 * NONCE_COUNT}s")
+_STATE_SEED = xxh3_64_intdigest(STATE_KEY)
 
 
 class State(NamedTuple):
@@ -58,6 +62,7 @@ class State(NamedTuple):
         log_sequence: number of the next reflog entry.
         store_id: 16 random bytes of creation.
         nonces: 8 random bytes of each of the last commits, newest first.
+        tail: what of ``commits`` and ``reflog`` is not in these tables yet.
     """
 
     counter: int
@@ -66,10 +71,12 @@ class State(NamedTuple):
     log_sequence: int
     store_id: bytes
     nonces: bytes
+    tail: Tail = EMPTY_TAIL
 
     def encode(self) -> bytes:
         """The bytes under the state key."""
-        return protect(STATE_KEY, _STATE.pack(b"KVST", LAYOUT, *self))
+        fields = _STATE.pack(b"KVST", LAYOUT, *self[:-1]) + self.tail.encode()
+        return fields + xxh3_64_digest(fields, _STATE_SEED)
 
     def after_commit(self) -> State:
         """The next state: counted on, with a nonce of its own."""
@@ -84,26 +91,45 @@ def _decode_state(stored: bytes) -> State:
     layout = int.from_bytes(value[4:8], "little")
     if layout != LAYOUT:
         raise FormatVersionError(f"the store has layout {layout}; this version reads layout {LAYOUT}")
-    return State(*_STATE.unpack(value)[2:])
+    if len(value) < _STATE.size:
+        raise CorruptionError("the store's state is cut")
+    fields = _STATE.unpack_from(value)[2:]
+    return State(*fields[:6], tail=Tail.decode(value[_STATE.size :]))
 
 
 class Tables(NamedTuple):
-    """Handles of the named databases."""
+    """Handles of the named databases, and of the main one, which holds the small values."""
 
     records: Any
     commits: Any
     blobs: Any
     nodes: Any
-    refs: Any
     reflog: Any
-    meta: Any
-    pending: Any
     touches: Any
+    main: Any
+
+
+NAMED = Tables._fields[:-1]
+
+
+def index_of(tables: Tables, kind: Kind) -> Any:
+    """The table of an index; the newest commits are in the tail, see ``find_indexed``."""
+    if kind == "commit":
+        return tables.commits
+    return tables.blobs if kind == "blob" else tables.nodes
+
+
+def find_indexed(txn: Any, tables: Tables, tail: Tail, kind: Kind, oid: bytes) -> bytes | None:
+    """The place of an indexed object, None when there is none."""
+    loc = tail.find(oid) if kind == "commit" else None
+    if loc is None:
+        loc = txn.get(oid, None, index_of(tables, kind))
+    return loc
 
 
 def read_state(txn: Any, tables: Tables) -> State:
     """The state as the transaction sees it."""
-    stored = txn.get(STATE_KEY, db=tables.meta)
+    stored = txn.get(STATE_KEY, None, tables.main)
     if stored is None:
         raise CorruptionError("the store's state is missing")
     return _decode_state(stored)
@@ -111,7 +137,47 @@ def read_state(txn: Any, tables: Tables) -> State:
 
 def put_state(txn: Any, tables: Tables, state: State) -> None:
     """Write the state."""
-    txn.put(STATE_KEY, state.encode(), db=tables.meta)
+    txn.put(STATE_KEY, state.encode(), db=tables.main)
+
+
+def flush_tail(txn: Any, tables: Tables, tail: Tail, sequence: int) -> Tail:
+    """Move what is in a tail to the tables; ``sequence``: number of the next log entry. The empty tail."""
+    for oid, loc in tail.links():
+        txn.put(oid, loc, db=tables.commits)
+    for key, entry in tail.rows(sequence):
+        txn.put(key, protect(key, entry), db=tables.reflog)
+    return EMPTY_TAIL
+
+
+def add_commit(txn: Any, tables: Tables, tail: Tail, link: tuple[bytes, bytes], sequence: int) -> Tail:
+    """Enter a commit (oid, place) that is in no index yet; the new tail."""
+    tail = tail.with_commit(*link)
+    return tail if tail.size <= TAIL_MAX_BYTES else flush_tail(txn, tables, tail, sequence)
+
+
+def add_log(txn: Any, tables: Tables, tail: Tail, row: tuple[bytes, bytes], sequence: int) -> Tail:
+    """Enter a reflog entry (name of the ref, entry), which is number ``sequence``; the new tail."""
+    name, entry = row
+    if len(name) + len(entry) <= TAIL_MAX_BYTES:
+        tail = tail.with_log(name, entry)
+        return tail if tail.size <= TAIL_MAX_BYTES else flush_tail(txn, tables, tail, sequence + 1)
+    key = name + b"\0" + SEQUENCE.pack(sequence)
+    txn.put(key, protect(key, entry), db=tables.reflog)
+    return flush_tail(txn, tables, tail, sequence)
+
+
+def small_rows(txn: Any, tables: Tables, sign: bytes, after: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+    """(key, stored value) of the small values whose key starts with ``sign``, past ``after``, in order."""
+    with txn.cursor(tables.main) as cursor:
+        more = cursor.set_range(after + b"\0" if after else sign)
+        while more and cursor.key().startswith(sign):
+            yield cursor.item()
+            more = cursor.next()
+
+
+def sum_refs(txn: Any, tables: Tables) -> int:
+    """What ``State.refs_sum`` must be."""
+    return sum(check_number(stored) for _, stored in small_rows(txn, tables, REF)) & SUM_MASK
 
 
 _TOUCH = struct.Struct("<Q")

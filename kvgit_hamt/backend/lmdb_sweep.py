@@ -1,47 +1,15 @@
-"""What gc asks of the LMDB backend: listings in chunks, and deletions in a write transaction."""
+"""What gc asks of the LMDB backend: deletions in a write transaction."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from kvgit_hamt.backend.base import Kind
-from kvgit_hamt.backend.lmdb_state import Tables
-from kvgit_hamt.wire import place_of
-
-
-def index_of(tables: Tables, kind: Kind) -> Any:
-    """The database of an index."""
-    if kind == "commit":
-        return tables.commits
-    return tables.blobs if kind == "blob" else tables.nodes
-
-
-def list_index(txn: Any, database: Any, after: bytes, limit: int) -> list[tuple[bytes, bytes]]:
-    """Up to ``limit`` (oid, place) past ``after``."""
-    found: list[tuple[bytes, bytes]] = []
-    with txn.cursor(database) as cursor:
-        more = cursor.set_range(after + b"\0") if after else cursor.first()
-        while more and len(found) < limit:
-            found.append(cursor.item())
-            more = cursor.next()
-    return found
-
-
-def list_records(txn: Any, tables: Tables, after: bytes, limit: int) -> list[tuple[bytes, int]]:
-    """Up to ``limit`` (place, bytes of the record) past ``after``."""
-    found: list[tuple[bytes, int]] = []
-    with txn.cursor(tables.records) as cursor:
-        start = place_of(int.from_bytes(after, "little") + 1) if after else b""
-        more = cursor.set_range(start) if after else cursor.first()
-        while more and len(found) < limit:
-            key, value = cursor.item()
-            found.append((bytes(key), len(value)))
-            more = cursor.next()
-    return found
+from kvgit_hamt.backend.lmdb_state import Tables, index_of
 
 
 class LmdbSweep:
-    """Deletions in one write transaction; see ``base.Sweep``."""
+    """Deletions in one write transaction, in which the tail is empty; see ``base.Sweep``."""
 
     def __init__(self, txn: Any, tables: Tables, version: int) -> None:
         self.version = version

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any
@@ -10,33 +9,40 @@ from typing import Any
 from kvgit_hamt import killpoints
 from kvgit_hamt.backend.base import Batch, NewRecord, RefUpdate
 from kvgit_hamt.backend.lmdb_state import (
+    META,
+    PENDING,
+    REF,
     SUM_MASK,
     Holder,
     State,
     Tables,
+    add_commit,
+    add_log,
     check_number,
+    find_indexed,
+    index_of,
     protect,
     put_touches,
     unprotect,
 )
-from kvgit_hamt.backend.lmdb_sweep import index_of
+from kvgit_hamt.backend.lmdb_tail import SEQUENCE, Tail
 from kvgit_hamt.errors import BackendError, BranchMovedError, CorruptionError, StaleBatchError
 from kvgit_hamt.wire import place_of, seal, shift_places
 
 _Txn = Any  # lmdb.Transaction[bytes]; its stubs are not part of every installation
 
 CHUNK_RECORDS = 256  # put in one call
-SEQUENCE = struct.Struct(">Q")
 
 
 def apply_batch(txn: _Txn, tables: Tables, state: State, batch: Batch) -> tuple[State, int]:
     """All of a batch. Refusals come first, so that a lost race costs nothing."""
     killpoints.reached("publish.begun")
+    tail = state.tail
     for oid in batch.required:
-        if txn.get(oid, None, tables.commits) is None:
+        if find_indexed(txn, tables, tail, "commit", oid) is None:
             raise CorruptionError(f"commit {oid.hex()} is gone; nothing was stored")
     for kind, oid, loc in batch.relied:
-        if txn.get(oid, None, index_of(tables, kind)) != loc:
+        if find_indexed(txn, tables, tail, kind, oid) != loc:
             raise StaleBatchError("something that this change shares was collected; nothing was stored")
     refs_sum = state.refs_sum
     for update in batch.refs:
@@ -49,53 +55,55 @@ def apply_batch(txn: _Txn, tables: Tables, state: State, batch: Batch) -> tuple[
     delta = first - batch.base if batch.records else 0
     if batch.records:
         _append_records(txn, tables, batch, first)
-        _enter_records(txn, tables, batch.records, first)
+        tail = _enter_records(txn, tables, state, batch.records, first)
     killpoints.reached("publish.records")
     for kind, oid, loc in batch.entries:
-        is_new = txn.put(oid, loc, overwrite=False, db=index_of(tables, kind))
-        if kind == "commit" and not is_new:
-            raise StaleBatchError(f"commit {oid.hex()} is stored already; nothing was stored")
+        if kind == "commit":
+            tail = _enter_commit(txn, tables, tail, (oid, loc), state.log_sequence)
+        else:
+            txn.put(oid, loc, overwrite=False, db=index_of(tables, kind))
     sequence = state.log_sequence
     for update in batch.refs:
         if update.log is not None:
-            key = update.name.encode() + b"\0" + SEQUENCE.pack(sequence)
-            txn.put(key, protect(key, update.log), db=tables.reflog)
+            tail = add_log(txn, tables, tail, (update.name.encode(), update.log), sequence)
             sequence += 1
     for name, value in batch.meta.items():
-        key = name.encode()
-        txn.put(key, protect(key, value), db=tables.meta)
+        key = META + name.encode()
+        txn.put(key, protect(key, value), db=tables.main)
     put_touches(txn, tables, batch.touches)
     killpoints.reached("publish.refs")
-    state = state._replace(next_place=next_place, refs_sum=refs_sum & SUM_MASK, log_sequence=sequence)
+    state = state._replace(
+        next_place=next_place, refs_sum=refs_sum & SUM_MASK, log_sequence=sequence, tail=tail
+    )
     return state, delta
 
 
 def _move_ref(txn: _Txn, tables: Tables, update: RefUpdate) -> int:
     """Compare and set one ref; returns what it adds to the sum over the refs."""
-    key = update.name.encode()
-    stored = txn.get(key, None, tables.refs)
+    key = REF + update.name.encode()
+    stored = txn.get(key, None, tables.main)
     actual = None if stored is None else unprotect(key, stored, "ref")
     if actual != update.old:
         raise BranchMovedError(update.name, actual)
     change = 0 if stored is None else -check_number(stored)
     if update.new is not None:
         value = protect(key, update.new)
-        txn.put(key, value, db=tables.refs)
+        txn.put(key, value, db=tables.main)
         change += check_number(value)
     elif stored is not None:
-        txn.delete(key, db=tables.refs)
+        txn.delete(key, db=tables.main)
     return change
 
 
 def _use_reservation(txn: _Txn, tables: Tables, batch: Batch) -> None:
     """Check that the batch lies in a reservation that still stands; the batch with the refs ends it."""
-    with txn.cursor(tables.pending) as cursor:
-        after = cursor.set_range(SEQUENCE.pack(batch.base + 1))
-        found = cursor.prev() if after else cursor.last()
+    with txn.cursor(tables.main) as cursor:
+        after = cursor.set_range(PENDING + SEQUENCE.pack(batch.base + 1))
+        found = (cursor.prev() if after else cursor.last()) and cursor.key().startswith(PENDING)
         key, stored = cursor.item() if found else (b"", b"")
         end = batch.base + len(batch.records)
         holder = Holder.decode(unprotect(key, stored, "reservation")) if found else None
-        if holder is None or end > int.from_bytes(key, "big") + holder.taken:
+        if holder is None or end > int.from_bytes(key[1:], "big") + holder.taken:
             raise BackendError(f"places {batch.base} to {end - 1} are not reserved; nothing was stored")
         if batch.refs:
             cursor.delete()
@@ -123,10 +131,19 @@ def _sealed(records: Sequence[NewRecord], base: int, first: int) -> Iterator[tup
         yield place.to_bytes(8, "little"), seal(record.oid, body)
 
 
-def _enter_records(txn: _Txn, tables: Tables, records: Sequence[NewRecord], first: int) -> None:
+def _enter_records(txn: _Txn, tables: Tables, state: State, records: Sequence[NewRecord], first: int) -> Tail:
+    """Enter new records in their indexes; the tail with their commits."""
+    tail = state.tail
     for place, (oid, _, _, kind) in enumerate(records, first):
-        if kind is not None:
-            # A blob or node that is there already stays where it is: others link to it.
-            is_new = txn.put(oid, place_of(place), overwrite=False, db=index_of(tables, kind))
-            if kind == "commit" and not is_new:
-                raise StaleBatchError(f"commit {oid.hex()} is stored already; nothing was stored")
+        if kind == "commit":
+            tail = _enter_commit(txn, tables, tail, (oid, place_of(place)), state.log_sequence)
+        elif kind is not None:
+            # One that is there already stays where it is: others link to it.
+            txn.put(oid, place_of(place), overwrite=False, db=index_of(tables, kind))
+    return tail
+
+
+def _enter_commit(txn: _Txn, tables: Tables, tail: Tail, link: tuple[bytes, bytes], sequence: int) -> Tail:
+    if find_indexed(txn, tables, tail, "commit", link[0]) is not None:
+        raise StaleBatchError(f"commit {link[0].hex()} is stored already; nothing was stored")
+    return add_commit(txn, tables, tail, link, sequence)

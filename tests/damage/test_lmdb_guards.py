@@ -14,6 +14,7 @@ import pytest
 from kvgit_hamt.backend import lmdb_files
 from kvgit_hamt.backend.base import Batch, NewRecord, RefUpdate
 from kvgit_hamt.backend.lmdb import LmdbBackend
+from kvgit_hamt.backend.lmdb_state import STATE_KEY, read_state
 from kvgit_hamt.errors import (
     BackendError,
     CorruptionError,
@@ -23,6 +24,7 @@ from kvgit_hamt.errors import (
     StoreRolledBackError,
 )
 from kvgit_hamt.oid import oid_of
+from tests.support.rawstore import open_raw, raw_store
 
 META_BYTES = 152
 
@@ -135,12 +137,11 @@ def test_an_emptied_or_missing_data_file_is_damage_and_no_new_store(store):
 def test_a_sound_file_that_ends_before_its_free_pages_opens(store):
     path, expected = store
     env = raw(path)
-    table = env.open_db(b"meta")
-    with env.begin(table, write=True) as txn:
+    with env.begin(write=True) as txn:
         for number in range(50):
-            txn.put(b"x%d" % number, bytes(9000))
+            txn.put(b"!x%d" % number, bytes(9000))
         for number in range(50):
-            txn.delete(b"x%d" % number)
+            txn.delete(b"!x%d" % number)
     used_bytes = (env.info()["last_pgno"] + 1) * env.stat()["psize"]
     env.close()
     assert (path / "data.mdb").stat().st_size < used_bytes
@@ -156,9 +157,9 @@ def test_a_commit_that_gives_pages_back_leaves_a_file_of_full_length(store):
 
         def write(txn, tables, state):
             for number in range(50):
-                txn.put(b"x%d" % number, bytes(9000), db=tables.meta)
+                txn.put(b"!x%d" % number, bytes(9000), db=tables.main)
             for number in range(50):
-                txn.delete(b"x%d" % number, db=tables.meta)
+                txn.delete(b"!x%d" % number, db=tables.main)
             return state, None
 
         backend._write(write)
@@ -271,11 +272,8 @@ def test_random_flips_anywhere_are_found_or_harmless(store):
 @pytest.mark.parametrize("table", ["refs", "reflog", "meta"])
 def test_every_flipped_bit_of_a_ref_reflog_entry_or_meta_value_is_found(store, table):
     path, _ = store
-    env = raw(path)
-    handle = env.open_db(table.encode())
-    with env.begin(handle) as txn:
-        key, value = next((key, value) for key, value in txn.cursor() if not key.startswith(b"\0"))
-    env.close()
+    with raw_store(path) as tables:
+        key, value = tables.rows(table)[0]
     readers = {
         "refs": lambda backend: (backend.list_refs(""), backend.get_ref("heads/main")),
         "reflog": lambda backend: backend.read_reflog("heads/main"),
@@ -289,22 +287,36 @@ def test_every_flipped_bit_of_a_ref_reflog_entry_or_meta_value_is_found(store, t
             readers[table](backend)
 
 
-def replace(path, table, old_key, key, value):
-    env = raw(path)
-    handle = env.open_db(table.encode())
-    with env.begin(handle, write=True) as txn:
-        txn.delete(old_key)
-        txn.put(key, value)
+def test_every_flipped_bit_of_the_state_is_found(store):
+    """It holds the newest commits and reflog entries, too."""
+    path, _ = store
+    env, tables = open_raw(path)
+    with env.begin(write=True) as txn:
+        value = txn.get(STATE_KEY, db=tables.main)
+        assert read_state(txn, tables).tail.log_count > 0
     env.close()
+    for bit in range(len(value) * 8):
+        changed = bytearray(value)
+        changed[bit // 8] ^= 1 << bit % 8
+        env, tables = open_raw(path)
+        with env.begin(write=True) as txn:
+            txn.put(STATE_KEY, bytes(changed), db=tables.main)
+        env.close()
+        with pytest.raises(CorruptionError):
+            LmdbBackend(path)
+
+
+def replace(path, table, old_key, key, value):
+    with raw_store(path) as tables:
+        tables.delete(table, old_key)
+        tables.put(table, key, value)
 
 
 @pytest.mark.parametrize("renamed", [b"heads/maiN", b"\xffeads/main", b"heads/main\x00"])
 def test_a_ref_under_a_damaged_name_is_found_when_listing(store, renamed):
     path, _ = store
-    env = raw(path)
-    with env.begin(env.open_db(b"refs")) as txn:
-        value = txn.get(b"heads/main")
-    env.close()
+    with raw_store(path) as tables:
+        value = tables.get("refs", b"heads/main")
     replace(path, "refs", b"heads/main", renamed, value)
     with LmdbBackend(path) as backend:
         with pytest.raises(CorruptionError):
@@ -314,11 +326,8 @@ def test_a_ref_under_a_damaged_name_is_found_when_listing(store, renamed):
 
 def test_a_ref_that_vanished_is_missed_when_listing(store):
     path, _ = store
-    env = raw(path)
-    refs = env.open_db(b"refs")
-    with env.begin(refs, write=True) as txn:
-        assert txn.delete(b"heads/main")
-    env.close()
+    with raw_store(path) as tables:
+        tables.delete("refs", b"heads/main")
     with LmdbBackend(path) as backend, pytest.raises(CorruptionError, match="missing"):
         backend.list_refs("")
     with LmdbBackend(path, accept_rollback=True) as backend:

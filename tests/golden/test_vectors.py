@@ -289,13 +289,15 @@ def example_lmdb_ref() -> tuple[Fields, bytes]:
     from kvgit_hamt.backend.lmdb_state import protect
 
     value = example_branch()[1]
-    check = xxh3_64_digest(value, xxh3_64_intdigest(b"heads/main"))
-    return [("value", value), ("check", check)], protect(b"heads/main", value)
+    check = xxh3_64_digest(value, xxh3_64_intdigest(b"@heads/main"))
+    return [("value", value), ("check", check)], protect(b"@heads/main", value)
 
 
 def example_lmdb_state() -> tuple[Fields, bytes]:
     from kvgit_hamt.backend.lmdb_state import State
+    from kvgit_hamt.backend.lmdb_tail import Tail
 
+    entry = example_reflog_entry()[1]
     fields = [
         ("magic", b"KVST"),
         ("layout", struct.pack("<I", 1)),
@@ -305,9 +307,18 @@ def example_lmdb_state() -> tuple[Fields, bytes]:
         ("next log number", u64(9)),
         ("store id", STORE_ID),
         ("nonces", NONCES),
+        ("tail commits", u16(1)),
+        ("tail entries", u16(1)),
+        ("oid", TREE_OID),
+        ("place", u64(299)),
+        ("name length", u16(10)),
+        ("entry length", u16(len(entry))),
+        ("name", b"heads/main"),
+        ("entry", entry),
     ]
-    fields.append(("check", xxh3_64_digest(joined(fields), xxh3_64_intdigest(b"\0state"))))
-    return fields, State(5, 300, 0x1122334455667788, 9, STORE_ID, NONCES).encode()
+    fields.append(("check", xxh3_64_digest(joined(fields), xxh3_64_intdigest(b"state"))))
+    tail = Tail().with_commit(TREE_OID, u64(299)).with_log(b"heads/main", entry)
+    return fields, State(5, 300, 0x1122334455667788, 9, STORE_ID, NONCES, tail).encode()
 
 
 def example_lmdb_reservation() -> tuple[Fields, bytes]:
@@ -320,7 +331,7 @@ def example_lmdb_reservation() -> tuple[Fields, bytes]:
         ("boot", u64(77)),
         ("places", u64(65_536)),
     ]
-    key = struct.pack(">Q", 300)
+    key = b"+" + struct.pack(">Q", 300)
     fields.append(("check", xxh3_64_digest(joined(fields), xxh3_64_intdigest(key))))
     return fields, protect(key, Holder(4_242, 1_000, 4_026_531_836, 77, 65_536).encode())
 
