@@ -476,7 +476,8 @@ def _open_tables(env: lmdb.Environment, txn: Any, *, create: bool) -> Tables:
                 f"{env.path()} is an LMDB environment, but no store of this version: it has no table {name!r}"
             ) from error
         handles.append(handle)
-    return Tables(*handles, env.open_db(None, txn=txn))
+    handles.append(env.open_db(None, txn=txn))
+    return Tables(*handles)
 
 
 def _changed(options: Options, **changes: Any) -> Options:

@@ -93,8 +93,8 @@ def _decode_state(stored: bytes) -> State:
         raise FormatVersionError(f"the store has layout {layout}; this version reads layout {LAYOUT}")
     if len(value) < _STATE.size:
         raise CorruptionError("the store's state is cut")
-    fields = _STATE.unpack_from(value)[2:]
-    return State(*fields[:6], tail=Tail.decode(value[_STATE.size :]))
+    fields = [*_STATE.unpack_from(value)[2:], Tail.decode(value[_STATE.size :])]
+    return State(*fields)
 
 
 class Tables(NamedTuple):

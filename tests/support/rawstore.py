@@ -95,7 +95,8 @@ def open_raw(path: str | os.PathLike[str]) -> tuple[lmdb.Environment, Tables]:
     """A store's environment and its tables, opened without the library. Close it before the library opens."""
     env = lmdb.open(str(path), map_size=1 << 30, max_dbs=len(NAMED), lib_version=0)
     handles = [env.open_db(name.encode(), integerkey=name == "records") for name in NAMED]
-    return env, Tables(*handles, env.open_db(None))
+    handles.append(env.open_db(None))
+    return env, Tables(*handles)
 
 
 @contextmanager
