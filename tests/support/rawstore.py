@@ -24,7 +24,6 @@ from kvgit_hamt.backend.lmdb_state import (
 )
 from kvgit_hamt.wire import CHECK_BYTES, seal
 
-
 SIGNS = {"refs": REF, "meta": META, "pending": PENDING}  # tables whose rows lie in the main database
 
 
