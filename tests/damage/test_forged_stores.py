@@ -483,7 +483,7 @@ def test_state_that_does_not_fit_the_tables_is_found(path):
     faults = faults_at(path, deep=False)
     assert [fault.kind for fault in faults].count("row") == 2
     messages = " ".join(fault.message for fault in faults)
-    for part in ("past the next", "reflog entry has number", "table meta", "table touches"):
+    for part in ("past the next", "reflog entry has number", "meta value", "table touches"):
         assert part in messages
 
 
@@ -492,7 +492,7 @@ def test_a_damaged_reservation_is_found(path):
         first = repo.store.backend.reserve(10)
 
         def damage(txn, tables, state):
-            txn.put(first.to_bytes(8, "big"), bytes(48), db=tables.pending)
+            txn.put(b"+" + first.to_bytes(8, "big"), bytes(48), db=tables.main)
             return state, None
 
         repo.store.backend._write(damage)
