@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from kvgit_hamt.backend import lmdb_pending
 from kvgit_hamt.backend.base import Kind
-from kvgit_hamt.backend.lmdb_state import META, NAMED, Tables, index_of, read_state, small_rows, unprotect
+from kvgit_hamt.backend.lmdb_state import (
+    META,
+    NAMED,
+    PENDING,
+    Tables,
+    index_of,
+    read_state,
+    small_rows,
+    unprotect,
+)
 from kvgit_hamt.wire import place_of
 
 _Txn = Any  # lmdb.Transaction[bytes]; its stubs are not part of every installation
@@ -94,7 +102,7 @@ def counts(txn: _Txn, tables: Tables) -> dict[str, int]:
         return int(txn.stat(table)["entries"])
 
     state = read_state(txn, tables)
-    pending = len(lmdb_pending.rows(txn, tables))
+    pending = sum(1 for _ in small_rows(txn, tables, PENDING))
     metas = sum(1 for _ in small_rows(txn, tables, META))
     return {
         "record_count": entries(tables.records),
