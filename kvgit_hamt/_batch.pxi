@@ -1,8 +1,5 @@
 # Batches: runs of changes, their building, cutting, planting and splicing into leaves.
 
-from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
-
-
 cdef class Columns:
     """The columns of a run as plain memory, held while this lives. Spans are checked by ``check``."""
 

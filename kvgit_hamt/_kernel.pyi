@@ -1,5 +1,8 @@
 """The compiled kernel: the signatures of the functions whose twins it holds."""
 
+from collections.abc import Iterable
+from typing import Any
+
 from kvgit_hamt.descent import (
     Link,
     Reader,
@@ -9,6 +12,25 @@ from kvgit_hamt.descent import (
 from kvgit_hamt.node import Children, Segment, Value
 from kvgit_hamt.path import Shape
 from kvgit_hamt.run import Pieces, Run
+
+class Door:
+    begin: Any
+    records: Any
+    epoch: int
+
+class Ways:
+    is_closed: bool
+    has_door: bool
+    def __init__(self, store: object, door: Door | None, max_bytes: int) -> None: ...
+    def clear(self) -> None: ...
+    def take_counts(self) -> tuple[int, int]: ...
+
+class Lookup:
+    is_closed: bool
+    has_door: bool
+    def __init__(self, ways: Ways, tree: Tree, codec: object, encode: object, refuse: object) -> None: ...
+    def get(self, key: str, default: Any = None) -> Any: ...
+    def get_many(self, keys: Iterable[str]) -> dict[str, Any]: ...
 
 class Builder:
     size: int

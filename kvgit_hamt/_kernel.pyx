@@ -8,10 +8,10 @@ The parts: nodes (leaf, inner), keys and descent, batches. Reference: node, path
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from cpython.buffer cimport PyBUF_READ
+from cpython.buffer cimport PyBUF_READ, PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.memoryview cimport PyMemoryView_FromMemory
 from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
-from cpython.ref cimport PyObject
+from cpython.ref cimport Py_INCREF, Py_XDECREF, PyObject
 from cpython.tuple cimport PyTuple_GET_ITEM
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport qsort
@@ -31,6 +31,8 @@ cdef extern from *:
     #define new_tuple_of(kind, args) (PyTuple_Type.tp_new((PyTypeObject *)(kind), (args), NULL))
     """
     object new_tuple_of(object kind, object args)
+    bint PyUnicode_IS_COMPACT_ASCII(object text)
+    const char* PyUnicode_AsUTF8AndSize(object text, Py_ssize_t* size) except NULL
 
 cdef enum:
     LEAF = 1
@@ -49,6 +51,9 @@ cdef enum:
     PATH_BITS = 128
     DIR_BITS = 12
     MAX_DIRS = 4
+    MAX_KEY_BYTES = 65_535
+    WAY_OVERHEAD_BYTES = 250  # dict entry and objects of a linked node
+    MAX_VIEW_BYTES = 65_536  # larger records are copied: their check lets go of the GIL
 
 cdef object _BlobRef = _node.BlobRef
 cdef object _Entries = _node.Entries
@@ -109,5 +114,6 @@ cdef inline object named(object kind, tuple fields):
 include "_leaf.pxi"
 include "_inner.pxi"
 include "_descent.pxi"
+include "_ways.pxi"
 include "_batch.pxi"
 include "_build.pxi"

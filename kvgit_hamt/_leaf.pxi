@@ -102,14 +102,12 @@ def leaf_find(bytes body not None, int tag, bytes key not None):
     """See node.leaf_find."""
     if not 0 <= tag <= 255:
         raise ValueError("a tag is a byte")
-    return find_in(data_of(body), PyBytes_GET_SIZE(body), tag, key)
+    return find_in(data_of(body), PyBytes_GET_SIZE(body), tag, data_of(key), PyBytes_GET_SIZE(key))
 
 
-cdef object find_in(Bytes data, Py_ssize_t size, int tag, bytes key):
+cdef object find_in(Bytes data, Py_ssize_t size, int tag, Bytes wanted, Py_ssize_t length):
     """The value of a key in a leaf of ``size`` bytes."""
     cdef Leaf leaf
-    cdef Bytes wanted = data_of(key)
-    cdef Py_ssize_t length = PyBytes_GET_SIZE(key)
     cdef Py_ssize_t index = 0, rest
     cdef uint64_t start, middle, end
     cdef const void* hit

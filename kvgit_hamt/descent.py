@@ -8,7 +8,8 @@ Spec: docs/format.md, "Trees".
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
 
 from kvgit_hamt import node
 from kvgit_hamt.errors import CorruptionError
@@ -19,11 +20,55 @@ from kvgit_hamt.run import Run
 Link = tuple[bytes, bytes]
 
 
+class Door:
+    """What leads into the map of an environment; only the compiled kernel goes through it.
+
+    Attributes:
+        begin: opens a read transaction; None while the environment is closed.
+        records: the database to read.
+        epoch: counted on by whoever unmaps or moves the map, before and after.
+    """
+
+    __slots__ = ("begin", "epoch", "records")
+
+    def __init__(self) -> None:
+        self.begin: Callable[..., Any] | None = None
+        self.records: Any = None
+        self.epoch = 0
+
+
+class Ways:
+    """Inner nodes linked in memory, and leaves found in the map: of the compiled kernel alone."""
+
+    has_door = False
+
+    def __init__(self, store: object, door: object, max_bytes: int) -> None:
+        self.is_closed = False
+
+    def clear(self) -> None:
+        """Nothing is kept here."""
+
+    def take_counts(self) -> tuple[int, int]:
+        """(leaves, bytes) read in place since the last call."""
+        return 0, 0
+
+
+class Lookup:
+    """``get`` and ``get_many`` of one tree without a Python frame: of the compiled kernel alone."""
+
+    is_closed = False
+    has_door = False
+    get: Callable[..., Any]
+    get_many: Callable[..., Any]
+
+    def __init__(self, ways: Ways, tree: Tree, codec: object, encode: object, refuse: object) -> None:
+        raise NotImplementedError("the plain kernel has no lookups of its own")
+
+
 class Reader(Protocol):
     """Gives the verified body of a node.
 
-    One that keeps inner nodes in a ``cache`` spares the compiled kernel calls: see ``Store``, whose
-    ``cache``, ``read_record``, ``accept`` and ``counters`` it then uses.
+    One that has ``ways`` is read by the compiled kernel without calls: see ``Store``.
     """
 
     def read(self, oid: bytes, loc: bytes) -> bytes:

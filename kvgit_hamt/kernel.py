@@ -29,6 +29,9 @@ NAME: Name = _choose()
 if NAME == "compiled":
     from kvgit_hamt._kernel import (
         Builder,
+        Door,
+        Lookup,
+        Ways,
         flatten,
         get,
         get_many,
@@ -55,7 +58,10 @@ if NAME == "compiled":
         unseal,
     )
 else:
-    from kvgit_hamt.descent import (
+    from kvgit_hamt.descent import (  # type: ignore[assignment]  # Door, Lookup, Ways: the same members
+        Door,
+        Lookup,
+        Ways,
         get,
         get_many,
         inner_pack,
@@ -85,7 +91,10 @@ else:
 __all__ = [
     "NAME",
     "Builder",
+    "Door",
+    "Lookup",
     "Name",
+    "Ways",
     "flatten",
     "get",
     "get_many",

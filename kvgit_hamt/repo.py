@@ -117,8 +117,7 @@ class Repo:
         """Release the store; everything opened from it raises ClosedError afterwards."""
         if not self.is_closed:
             self.is_closed = True
-            self.store.cache.clear()
-            self.store.backend.close()
+            self.store.close()
 
     def check_open(self) -> None:
         """Raise ClosedError after ``close``."""

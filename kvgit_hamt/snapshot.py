@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import random
 from collections.abc import ItemsView, Iterable, Iterator, KeysView, Mapping, ValuesView
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, cast
 
 from kvgit_hamt import hamt, kernel, node, scan
-from kvgit_hamt.codec import Codec
+from kvgit_hamt.codec import Codec, get_codec
 from kvgit_hamt.errors import ClosedError, CorruptionError, InvalidInputError, InvalidKeyError, KeyTypeError
 from kvgit_hamt.hamt import Tree
 from kvgit_hamt.objects import CommitObject
@@ -310,6 +310,11 @@ def _texts(keys: Iterator[bytes]) -> Iterator[str]:
         raise CorruptionError(f"the stored key {error.object!r:.80} is no UTF-8") from error
 
 
+def _refuse(is_closed: bool) -> NoReturn:
+    """For a lookup whose snapshot, or else whose repository, was closed."""
+    raise ClosedError("this snapshot was closed" if is_closed else "the repository was closed; open it again")
+
+
 class Snapshot(TreeView):
     """One commit, read only. Safe to share between threads.
 
@@ -323,6 +328,27 @@ class Snapshot(TreeView):
         self._codec = codec
         self._tree = Tree(*commit.tree)
         self._commit = commit
+        self._lookup = self._make_lookup()
+        if self._lookup is not None and type(self).get is TreeView.get:
+            self.get = self._lookup.get  # type: ignore[method-assign]
+
+    def _make_lookup(self) -> kernel.Lookup | None:
+        """The compiled kernel's way to this tree, where there is one."""
+        ways = getattr(self._store, "ways", None)
+        if ways is None:
+            return None
+        codec = None if self._codec is get_codec("bytes") else self._codec
+        return kernel.Lookup(ways, self._tree, codec, encode_key, _refuse)
+
+    def get_many(self, keys: Iterable[str]) -> dict[str, Any]:
+        """The values of those keys that are present.
+
+        Cost: each node on the way is read once; where leaves cannot be read in place, a level in one step.
+        """
+        lookup = self._lookup
+        if lookup is None or not lookup.has_door or isinstance(keys, str):
+            return super().get_many(keys)
+        return lookup.get_many(keys)
 
     @property
     def id(self) -> str:
@@ -342,6 +368,8 @@ class Snapshot(TreeView):
     def close(self) -> None:
         """Release the snapshot; using it afterwards raises ClosedError."""
         self._is_closed = True
+        if self._lookup is not None:
+            self._lookup.is_closed = True
 
     def __enter__(self) -> Self:
         return self

@@ -56,11 +56,40 @@ class Counters:
 
     def copy(self) -> Counters:
         """The figures as they are now."""
-        return Counters(*(getattr(self, field.name) for field in fields(self)))
+        return Counters(*(getattr(self, field.name) for field in fields(Counters)))
 
     def since(self, earlier: Counters) -> Counters:
         """What was done since an earlier copy."""
-        return Counters(*(getattr(self, field.name) - getattr(earlier, field.name) for field in fields(self)))
+        return Counters(
+            *(getattr(self, field.name) - getattr(earlier, field.name) for field in fields(Counters))
+        )
+
+
+class LiveCounters(Counters):
+    """Those of a store, to which its compiled lookups add what they read when somebody looks."""
+
+    __slots__ = ("ways",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ways: kernel.Ways | None = None
+
+    def settle(self) -> LiveCounters:
+        """Add what was read in place since the last call."""
+        if self.ways is not None:
+            leaves, size = self.ways.take_counts()
+            self.nodes_read += leaves
+            self.leaves_read += leaves
+            self.bytes_read += size
+        return self
+
+    def copy(self) -> Counters:
+        """The figures as they are now."""
+        return Counters.copy(self.settle())
+
+    def since(self, earlier: Counters) -> Counters:
+        """What was done since an earlier copy."""
+        return Counters.since(self.settle(), earlier)
 
 
 class NodeCache:
@@ -137,7 +166,28 @@ class Store:
         self.read_record = backend.read
         self.shape = shape
         self.cache = NodeCache(cache_bytes)
-        self.counters = Counters()
+        self._counters = LiveCounters()
+        self.ways: kernel.Ways | None = None
+        if cache_bytes and kernel.NAME == "compiled":
+            self.ways = self._counters.ways = kernel.Ways(self, getattr(backend, "door", None), cache_bytes)
+
+    @property
+    def counters(self) -> Counters:
+        """What was done so far."""
+        return self._counters.settle()
+
+    def forget(self) -> None:
+        """Drop everything cached."""
+        self.cache.clear()
+        if self.ways is not None:
+            self.ways.clear()
+
+    def close(self) -> None:
+        """Close the backend; lookups that were handed out refuse from now on."""
+        if self.ways is not None:
+            self.ways.is_closed = True
+        self.forget()
+        self.backend.close()
 
     def read(self, oid: bytes, loc: bytes) -> bytes:
         """The verified body of a node.
@@ -160,7 +210,7 @@ class Store:
         """The body of a node's record, verified; an inner node goes to the cache."""
         body = kernel.unseal(oid, record)
         if body and body[0] == LEAF:
-            counters = self.counters
+            counters = self._counters
             counters.nodes_read += 1
             counters.leaves_read += 1
             counters.bytes_read += len(body)
@@ -189,7 +239,7 @@ class Store:
         return out
 
     def _admit(self, oid: bytes, key: bytes, body: bytes) -> None:
-        counters = self.counters
+        counters = self._counters
         counters.nodes_read += 1
         counters.bytes_read += len(body)
         kind = body[0] if body else 0
@@ -205,8 +255,8 @@ class Store:
         body = kernel.unseal(ref.oid, self.backend.read(ref.oid, ref.loc))
         if body[:2] != BLOB_HEADER or len(body) != ref.length + len(BLOB_HEADER):
             raise CorruptionError(f"object {ref.oid.hex()} is not the blob it should be")
-        self.counters.blobs_read += 1
-        self.counters.bytes_read += len(body)
+        self._counters.blobs_read += 1
+        self._counters.bytes_read += len(body)
         return body[len(BLOB_HEADER) :]
 
     def load_value(self, value: Value) -> bytes:
@@ -231,8 +281,8 @@ class Store:
             if loc is None:
                 raise CorruptionError(f"commit {oid.hex()} is missing from the store")
         body = kernel.unseal(oid, self.backend.read(oid, loc))
-        self.counters.nodes_read += 1
-        self.counters.bytes_read += len(body)
+        self._counters.nodes_read += 1
+        self._counters.bytes_read += len(body)
         return decode_commit(oid, loc, body), len(body) + wire.CHECK_BYTES
 
     def current(self, commit: CommitObject) -> CommitObject:
@@ -368,7 +418,7 @@ class StoreWriter:
                 return oid, loc
             loc = self.store.backend.find("node", oid)
             if loc is not None and int.from_bytes(loc, "little") < self._base:
-                self.store.counters.nodes_shared += 1
+                self.store._counters.nodes_shared += 1
                 self._relied.append(("node", oid, loc))
                 self._rewind(mark)
                 return oid, loc

@@ -66,6 +66,7 @@ from kvgit_hamt.errors import (
     ReadOnlyError,
     StoreFullError,
 )
+from kvgit_hamt.kernel import Door
 from kvgit_hamt.wire import place_of
 
 T = TypeVar("T")
@@ -127,6 +128,11 @@ class LmdbBackend:
     def path(self) -> str:
         """The directory."""
         return self._shared.directory
+
+    @property
+    def door(self) -> Door:
+        """The way into the map, for readers that follow pointers."""
+        return self._shared.door
 
     # sessions
 

@@ -68,6 +68,7 @@ from kvgit_hamt.errors import (
     StoreFullError,
     StoreReplacedError,
 )
+from kvgit_hamt.kernel import Door
 
 DEFAULT_MAP_BYTES = 1 << 40  # address space only: the file grows by what is written
 MIN_MAP_BYTES = 1 << 20
@@ -171,6 +172,7 @@ class SharedEnvironment:
         self.directory = directory
         self.data_path = os.path.join(directory, DATA_NAME)
         self.epoch = 0  # counts closings: a caller whose transaction died sees that it was one of them
+        self.door = Door()  # for readers that follow pointers into the map
         self._options = options
         self.turn: Turn | None = None  # while the environment is open for writing
         self._session: Session | None = None
@@ -197,6 +199,8 @@ class SharedEnvironment:
             except OSError as error:
                 raise _translate_os(error, self.directory) from error
             self._pid = os.getpid()
+            self.door.records = self._session.tables.records
+            self.door.begin = self._session.env.begin
         return self._session
 
     def _open(self) -> Session:
@@ -269,6 +273,8 @@ class SharedEnvironment:
         """Close the environment; the next ``open`` makes a new one."""
         session, self._session = self._session, None
         self.epoch += 1
+        self.door.begin = self.door.records = None
+        self.door.epoch += 1
         if session is not None:
             session.env.close()
         self._close_turn()
@@ -294,7 +300,7 @@ class SharedEnvironment:
         env = self.open().env
         size = 2 * env.info()["map_size"]
         try:
-            env.set_mapsize(size)
+            self._remap(env, size)
         except lmdb.Error as error:
             self.close()  # py-lmdb gives up an environment that it could not map
             raise StoreFullError(
@@ -303,10 +309,17 @@ class SharedEnvironment:
             ) from error
         killpoints.reached("grow.after")
 
+    def _remap(self, env: lmdb.Environment, size: int) -> None:
+        self.door.epoch += 1
+        try:
+            env.set_mapsize(size)
+        finally:
+            self.door.epoch += 1
+
     def adopt_size(self) -> None:
         """Follow another process that grew the file past our map."""
         try:
-            self.open().env.set_mapsize(0)
+            self._remap(self.open().env, 0)
         except lmdb.Error as error:
             self.close()
             raise translate(error, self.directory) from error

@@ -13,7 +13,7 @@ SOAK = float(os.environ.get("KVGIT_HAMT_SOAK", "0"))
 
 
 def pick(ci: int, soak: int) -> int:
-    """How often to do something: `ci` times, or under `make soak` its share of `soak`, never fewer than `ci`."""
+    """How often to do something: `ci` times; under `make soak` its share of `soak`, if that is more."""
     return max(ci, round(soak * SOAK))
 
 

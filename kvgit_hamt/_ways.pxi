@@ -1,0 +1,415 @@
+# Ways: from a root to a leaf, over inner nodes that are linked in memory and leaves where they lie
+# in LMDB's map. See docs/design/006-reading-in-place.md.
+#
+# A pointer into the map is good for as long as its page is: while a read transaction of the same
+# snapshot (transaction id) is open, in the same mapping (epoch). LMDB never writes into a page of its
+# newest snapshot, so a pointer that was taken in an earlier transaction of the same id is good again.
+# Each walk opens a transaction, compares both numbers, and keeps hold of the GIL while it follows one.
+
+
+cdef class Door:
+    """What leads into a map: shared by an environment and the stores over it.
+
+    Attributes:
+        begin: opens a read transaction; None while the environment is closed.
+        records: the database that a walk reads.
+        epoch: counted on by whoever unmaps or moves the map, before and after.
+    """
+
+    cdef public object begin
+    cdef public object records
+    cdef public uint64_t epoch
+
+    def __cinit__(self):
+        self.begin = None
+        self.records = None
+        self.epoch = 0
+
+
+cdef struct Kid:
+    PyObject* node  # a WayNode, owned; NULL until it was seen
+    Bytes leaf  # in the map, its check verified; good under the stamp of its parent
+    Py_ssize_t size  # of the leaf, without the check
+
+
+cdef class WayNode:
+    """A sound inner node and what is known of its children."""
+
+    cdef bytes body
+    cdef Inner inner
+    cdef Kid* kids
+    cdef uint64_t stamp
+
+    def __dealloc__(self):
+        cdef int child
+        if self.kids != NULL:
+            for child in range(self.inner.count):
+                Py_XDECREF(self.kids[child].node)
+            PyMem_Free(self.kids)
+
+
+cdef WayNode make_way_node(bytes body, int bits):
+    cdef WayNode node = WayNode.__new__(WayNode)
+    open_inner(body, &node.inner)
+    if node.inner.bits != bits:
+        raise CorruptionError(BAD_INNER)
+    node.body = body
+    node.stamp = 0
+    node.kids = <Kid*>PyMem_Malloc(node.inner.count * sizeof(Kid))
+    if node.kids == NULL:
+        raise MemoryError
+    memset(node.kids, 0, node.inner.count * sizeof(Kid))
+    return node
+
+
+cdef class Ways:
+    """The linked nodes of one store.
+
+    Args:
+        store: has ``read``, ``accept``, ``cache`` and ``shape``.
+        door: into the map of its backend; None when there is none.
+        max_bytes: bound on the memory of linked nodes; past it all are forgotten.
+    """
+
+    cdef object store, shape, hash_of
+    cdef Door door
+    cdef dict nodes
+    cdef int bits
+    cdef Py_ssize_t size, most
+    cdef uint64_t serial, snapshot, epoch, leaves_read, bytes_read
+    cdef public bint is_closed
+
+    def __cinit__(self, store, Door door, Py_ssize_t max_bytes):
+        self.store = store
+        self.size = 0
+        self.most = max_bytes
+        self.shape = store.shape
+        self.hash_of = self.shape.hash
+        self.bits = self.shape.bits
+        if self.bits not in (2, 4, 6):
+            raise ValueError("bits are 2, 4 or 6")
+        self.door = door
+        self.nodes = {}
+        self.serial = 1
+        self.snapshot = self.epoch = 0
+        self.leaves_read = self.bytes_read = 0
+        self.is_closed = False
+
+    def clear(self):
+        """Forget every node."""
+        self.nodes = {}
+        self.size = 0
+
+    @property
+    def has_door(self):
+        """Whether leaves can be read in the map."""
+        return self.door is not None
+
+    def take_counts(self):
+        """(leaves, bytes) read in place since the last call."""
+        found = self.leaves_read, self.bytes_read
+        self.leaves_read = self.bytes_read = 0
+        return found
+
+    cdef object enter(self):
+        """A read transaction whose pointers may be followed; None when there is none to be had."""
+        cdef uint64_t snapshot
+        if self.door is None or self.door.begin is None:
+            return None
+        try:
+            txn = self.door.begin(self.door.records, None, False, True)
+            snapshot = txn.id()
+        except Exception:
+            return None  # the ordinary read does it again, and tells what is wrong
+        if snapshot != self.snapshot or self.epoch != self.door.epoch:
+            self.snapshot = snapshot
+            self.epoch = self.door.epoch
+            self.serial += 1
+        return txn
+
+    cdef object fetch(self, object txn, bytes oid, bytes loc):
+        """A node that no link leads to: a WayNode, or a leaf as bytes or as a view of its record."""
+        cdef bytes body
+        cdef WayNode made
+        key = loc if PyBytes_GET_SIZE(loc) else oid
+        node = self.nodes.get(key)
+        if node is not None:
+            return node
+        cached = self.store.cache.young.get(key)
+        if cached is None and txn is not None and PyBytes_GET_SIZE(loc) == PLACE_BYTES:
+            view = self.view_of(txn, oid, loc)
+            if view is not None:
+                return view
+        body = self.store.read(oid, loc) if cached is None else cached
+        if not PyBytes_GET_SIZE(body) or data_of(body)[0] != INNER:
+            return body
+        made = make_way_node(body, self.bits)
+        self.size += PyBytes_GET_SIZE(body) + WAY_OVERHEAD_BYTES + made.inner.count * sizeof(Kid)
+        if self.size > self.most:
+            self.clear()
+        self.nodes[key] = made
+        return made
+
+    cdef object view_of(self, object txn, bytes oid, bytes loc):
+        """A leaf's record in the map, verified; None when it is something else, or cannot be had."""
+        cdef Py_buffer buffer
+        cdef Py_ssize_t size
+        cdef bint is_good
+        try:
+            view = txn.get(loc)
+        except Exception:
+            return None
+        if type(view) is not memoryview:
+            return None
+        PyObject_GetBuffer(view, &buffer, PyBUF_SIMPLE)
+        try:
+            size = buffer.len
+            if size <= 8 or size > MAX_VIEW_BYTES or (<Bytes>buffer.buf)[0] != LEAF:
+                return None
+            is_good = is_sealed_at(oid, <Bytes>buffer.buf, size)
+        finally:
+            PyBuffer_Release(&buffer)
+        if not is_good:
+            return None
+        self.leaves_read += 1
+        self.bytes_read += size - 8
+        return view
+
+    cdef object find(
+        self, object txn, bytes oid, bytes loc, uint64_t hi, uint64_t lo, Bytes key, Py_ssize_t length
+    ):
+        """The value of a key in a tree, None when it has none. ``txn``: of ``enter``, just now."""
+        cdef uint64_t serial = self.serial
+        cdef int level = 0, child, slot
+        cdef WayNode node
+        cdef Kid* kid
+        cdef Py_buffer buffer
+        found = self.nodes.get(loc if PyBytes_GET_SIZE(loc) else oid)
+        if found is None:
+            found = self.fetch(txn, oid, loc)
+        kid = NULL
+        node = None
+        while type(found) is WayNode:
+            node = <WayNode>found
+            slot = slot_of(hi, lo, self.bits, level)
+            if slot < 0:
+                slot = slot_at(self.shape, cut_bytes(key, length), hi, lo, level)
+                if not 0 <= slot < node.inner.slot_count:
+                    raise CorruptionError(BAD_INNER)
+            child = node.inner.slots[slot]
+            if child == EMPTY_SLOT:
+                return None
+            level += 1
+            kid = &node.kids[child]
+            if kid.node != NULL:
+                found = <object>kid.node
+                continue
+            if kid.leaf != NULL and node.stamp == serial and txn is not None and self.epoch == self.door.epoch:
+                self.leaves_read += 1
+                self.bytes_read += kid.size
+                return find_in(kid.leaf, kid.size, lo & 255, key, length)
+            found = self.fetch(txn, oid_at(&node.inner, child), loc_at(&node.inner, child))
+            if type(found) is WayNode and kid.node == NULL:
+                Py_INCREF(found)
+                kid.node = <PyObject*>found
+        if type(found) is bytes:
+            return find_in(data_of(<bytes>found), PyBytes_GET_SIZE(<bytes>found), lo & 255, key, length)
+        PyObject_GetBuffer(found, &buffer, PyBUF_SIMPLE)
+        try:
+            if kid != NULL and serial == self.serial and self.epoch == self.door.epoch:
+                self.link(node, kid, <Bytes>buffer.buf, buffer.len - 8)
+            return find_in(<Bytes>buffer.buf, buffer.len - 8, lo & 255, key, length)
+        finally:
+            PyBuffer_Release(&buffer)
+
+    cdef void link(self, WayNode node, Kid* kid, Bytes leaf, Py_ssize_t size) noexcept:
+        """Note where a child lies in the map."""
+        cdef int child
+        if node.stamp != self.serial:
+            for child in range(node.inner.count):
+                node.kids[child].leaf = NULL
+            node.stamp = self.serial
+        kid.leaf = leaf
+        kid.size = size
+
+
+def get(reader, shape, tree, bytes key not None):
+    """See descent.get."""
+    cdef uint64_t hi = 0, lo = 0
+    cdef Ways ways = ways_of(reader)
+    if ways is None:
+        return get_afar(reader, shape, tree, key)
+    path_bits(ways.hash_of, key, &hi, &lo)
+    txn = ways.enter()
+    try:
+        return ways.find(txn, tree[0], tree[1], hi, lo, data_of(key), PyBytes_GET_SIZE(key))
+    finally:
+        if txn is not None:
+            txn.abort()
+
+
+def get_many(reader, shape, tree, list keys not None):
+    """See descent.get_many."""
+    cdef uint64_t hi = 0, lo = 0
+    cdef Ways ways = ways_of(reader)
+    cdef bytes key, oid = tree[0], loc = tree[1]
+    cdef dict found = {}
+    txn = None if ways is None else ways.enter()
+    if txn is None:  # what is far is better read a level at a time
+        return get_many_afar(reader, shape, tree, keys)
+    try:
+        for key in keys:
+            path_bits(ways.hash_of, key, &hi, &lo)
+            value = ways.find(txn, oid, loc, hi, lo, data_of(key), PyBytes_GET_SIZE(key))
+            if value is not None:
+                found[key] = value
+    finally:
+        txn.abort()
+    return found
+
+
+cdef object get_afar(reader, shape, tree, bytes key):
+    """``get`` where nothing is linked."""
+    cdef uint64_t hi = 0, lo = 0
+    cdef int level = 0
+    cdef bytes body = reader.read(tree[0], tree[1])
+    path_bits(shape.hash, key, &hi, &lo)
+    while PyBytes_GET_SIZE(body) and data_of(body)[0] == INNER:
+        link = inner_step(body, slot_at(shape, key, hi, lo, level))
+        if link is None:
+            return None
+        body = reader.read(link[0], link[1])
+        level += 1
+    return find_in(data_of(body), PyBytes_GET_SIZE(body), lo & 255, data_of(key), PyBytes_GET_SIZE(key))
+
+
+cdef dict get_many_afar(reader, shape, tree, list keys):
+    """``get_many`` where nothing is linked: one batched read a level."""
+    cdef uint64_t hi = 0, lo = 0
+    cdef int level = 0
+    cdef bytes key, body
+    cdef dict found = {}
+    cdef list wanted = []
+    for key in dict.fromkeys(keys):
+        path_bits(shape.hash, key, &hi, &lo)
+        wanted.append((key, hi, lo))
+    groups = {(tree[0], tree[1]): wanted} if wanted else {}
+    while groups:
+        below = {}
+        for body, group in zip(reader.read_many(list(groups)), groups.values(), strict=True):
+            is_inner = PyBytes_GET_SIZE(body) and data_of(body)[0] == INNER
+            for entry in group:
+                key, hi, lo = entry
+                if is_inner:
+                    link = inner_step(body, slot_at(shape, key, hi, lo, level))
+                    if link is not None:
+                        below.setdefault(link, []).append(entry)
+                    continue
+                value = find_in(
+                    data_of(body), PyBytes_GET_SIZE(body), lo & 255, data_of(key), PyBytes_GET_SIZE(key)
+                )
+                if value is not None:
+                    found[key] = value
+        groups = below
+        level += 1
+    return found
+
+
+cdef Ways ways_of(reader):
+    ways = getattr(reader, "ways", None)
+    return <Ways>ways if type(ways) is Ways else None
+
+
+cdef class Lookup:
+    """``get`` and ``get_many`` of one tree without a Python frame in between.
+
+    Args:
+        tree: of which the values are.
+        codec: has ``decode`` and ``decode_error``; None gives stored bytes as they are.
+        encode: the check and encoding of a key that is out of the ordinary; raises what is due.
+        refuse: raises what is due when the store was closed.
+    """
+
+    cdef Ways ways
+    cdef bytes oid, loc
+    cdef object codec, decode, encode, refuse
+    cdef public bint is_closed
+
+    def __cinit__(self, Ways ways not None, tree, codec, encode, refuse):
+        self.ways = ways
+        self.oid = tree[0]
+        self.loc = tree[1]
+        self.codec = codec
+        self.decode = None if codec is None else codec.decode
+        self.encode = encode
+        self.refuse = refuse
+        self.is_closed = False
+
+    @property
+    def has_door(self):
+        """Whether many are best read one by one."""
+        return self.ways.has_door
+
+    cdef object value_of(self, object txn, object key):
+        """The stored value, None when the key is absent."""
+        cdef uint64_t hi = 0, lo = 0
+        cdef Py_ssize_t length = 0
+        cdef Bytes data
+        cdef bytes encoded
+        cdef Ways ways = self.ways
+        if type(key) is str and PyUnicode_IS_COMPACT_ASCII(key):
+            data = <Bytes>PyUnicode_AsUTF8AndSize(key, &length)
+        else:
+            length = MAX_KEY_BYTES + 1
+        if length > MAX_KEY_BYTES or ways.hash_of is not _path_of or memchr(data, c"/", length) != NULL:
+            encoded = self.encode(key)
+            data = data_of(encoded)
+            length = PyBytes_GET_SIZE(encoded)
+            path_bits(ways.hash_of, encoded, &hi, &lo)
+        else:
+            digest_bits(cut_bytes(data, length), &hi, &lo)
+        return ways.find(txn, self.oid, self.loc, hi, lo, data, length)
+
+    cdef object decoded(self, object key, object value):
+        if type(value) is not bytes:
+            value = self.ways.store.read_blob(value)
+        if self.decode is None:
+            return value
+        try:
+            return self.decode(value)
+        except Exception as error:
+            raise self.codec.decode_error(key, error) from error
+
+    def get(self, key, default=None):
+        """The value of a key, ``default`` if it is absent. See ``TreeView.get``."""
+        if self.is_closed or self.ways.is_closed:
+            self.refuse(self.is_closed)
+        txn = self.ways.enter()
+        try:
+            value = self.value_of(txn, key)
+        finally:
+            if txn is not None:
+                txn.abort()
+        return default if value is None else self.decoded(key, value)
+
+    def get_many(self, keys):
+        """The values of those keys that are present. See ``TreeView.get_many``."""
+        if self.is_closed or self.ways.is_closed:
+            self.refuse(self.is_closed)
+        cdef dict found = {}
+        cdef bint is_done = self.decode is None
+        wanted = keys if type(keys) is list else list(keys)
+        txn = self.ways.enter()
+        try:
+            for key in wanted:
+                value = self.value_of(txn, key)
+                if value is not None:
+                    found[key] = value
+                    is_done = is_done and type(value) is bytes
+        finally:
+            if txn is not None:
+                txn.abort()
+        if not is_done:
+            for key, value in found.items():
+                found[key] = self.decoded(key, value)
+        return found
