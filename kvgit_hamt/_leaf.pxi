@@ -208,6 +208,13 @@ def leaf_stats(bytes body not None):
 
 def leaf_diff(bytes old not None, bytes new not None):
     """See node.leaf_diff."""
+    cdef list out = []
+    diff_leaves(old, new, True, out)
+    return out
+
+
+cdef int diff_leaves(bytes old, bytes new, bint with_values, list out) except -1:
+    """Add (key, old value, new value) of what differs; values empty if they are not asked for."""
     cdef Leaf a, b
     cdef Py_ssize_t i, j = 0, at
     cdef uint64_t start
@@ -215,9 +222,8 @@ def leaf_diff(bytes old not None, bytes new not None):
     open_leaf(old, &a)
     open_leaf(new, &b)
     if a.kinds != NULL or b.kinds != NULL:
-        return _node.leaf_diff(old, new)
-    changes = []
-    gone = []
+        out.extend(_node.leaf_diff(old, new))
+        return 0
     taken = <uint8_t*>PyMem_Malloc(a.count + 1)
     if taken == NULL:
         raise MemoryError
@@ -229,19 +235,21 @@ def leaf_diff(bytes old not None, bytes new not None):
             start = start_at(&b, j)
             at = find_from(&a, i, b.heap + start, <Py_ssize_t>(end_at(&b, 2 * j) - start), b.tags[j], taken)
             if at < 0:
-                changes.append((key_at(&b, j), None, value_at(&b, j)))
+                out.append((key_at(&b, j), None, value_at(&b, j) if with_values else b""))
                 continue
             taken[at] = 1
             i = at + 1
             if not same_value(&a, at, &b, j):
-                changes.append((key_at(&b, j), value_at(&a, at), value_at(&b, j)))
+                if with_values:
+                    out.append((key_at(&b, j), value_at(&a, at), value_at(&b, j)))
+                else:
+                    out.append((key_at(&b, j), b"", b""))
         for i in range(a.count):
             if not taken[i]:
-                gone.append((key_at(&a, i), value_at(&a, i), None))
+                out.append((key_at(&a, i), value_at(&a, i) if with_values else b"", None))
     finally:
         PyMem_Free(taken)
-    changes.extend(gone)
-    return changes
+    return 0
 
 
 cdef inline bint same_value(Leaf* a, Py_ssize_t i, Leaf* b, Py_ssize_t j) noexcept nogil:

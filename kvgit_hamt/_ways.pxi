@@ -222,6 +222,47 @@ cdef class Ways:
         finally:
             PyBuffer_Release(&buffer)
 
+    cdef object child_of(self, object txn, WayNode node, int child):
+        """A child of a node: a WayNode, or a leaf as bytes. ``txn``: of ``enter``, just now."""
+        cdef uint64_t serial = self.serial
+        cdef Kid* kid = &node.kids[child]
+        cdef Py_buffer buffer
+        if kid.node != NULL:
+            return <object>kid.node
+        if kid.leaf != NULL and node.stamp == serial and txn is not None and self.epoch == self.door.epoch:
+            self.leaves_read += 1
+            self.bytes_read += kid.size
+            return cut_bytes(kid.leaf, kid.size)
+        found = self.fetch(txn, oid_at(&node.inner, child), loc_at(&node.inner, child))
+        if type(found) is bytes:
+            return found
+        if type(found) is WayNode:
+            if kid.node == NULL:
+                Py_INCREF(found)
+                kid.node = <PyObject*>found
+            return found
+        PyObject_GetBuffer(found, &buffer, PyBUF_SIMPLE)
+        try:
+            if serial == self.serial and self.epoch == self.door.epoch:
+                self.link(node, kid, <Bytes>buffer.buf, buffer.len - 8)
+            return cut_bytes(<Bytes>buffer.buf, buffer.len - 8)
+        finally:
+            PyBuffer_Release(&buffer)
+
+    cdef bytes leaf_body(self, object txn, WayNode node, int child):
+        """A child that is a leaf, copied: whoever makes objects of it may set off anything."""
+        found = self.child_of(txn, node, child)
+        if type(found) is not bytes:
+            raise CorruptionError(_node.NOT_A_LEAF)
+        return <bytes>found
+
+    cdef WayNode inner_child(self, object txn, WayNode node, int child):
+        """A child that is an inner node."""
+        found = self.child_of(txn, node, child)
+        if type(found) is not WayNode:
+            raise CorruptionError(BAD_INNER)
+        return <WayNode>found
+
     cdef void link(self, WayNode node, Kid* kid, Bytes leaf, Py_ssize_t size) noexcept:
         """Note where a child lies in the map."""
         cdef int child

@@ -65,6 +65,15 @@ class Lookup:
         raise NotImplementedError("the plain kernel has no lookups of its own")
 
 
+class DiffWalk:
+    """The walk of a diff over linked nodes: of the compiled kernel alone; see ``diff``."""
+
+    def __init__(self, ways: Ways, old: Tree, new: Tree, with_values: bool) -> None:
+        raise NotImplementedError("the plain kernel has no walk of its own")
+
+    step: Callable[..., Any]
+
+
 class Reader(Protocol):
     """Gives the verified body of a node.
 

@@ -16,12 +16,20 @@ from kvgit_hamt.scan import Window, leaf_bodies, window_of
 Difference = tuple[bytes, Value | None, Value | None]
 
 
-def diff(reader: Reader, shape: Shape, old: Tree, new: Tree, prefix: bytes = b"") -> Iterator[Difference]:
+BATCH = 256  # differences that the compiled walk finds in one read transaction
+
+
+def diff(
+    reader: Reader, shape: Shape, old: Tree, new: Tree, prefix: bytes = b"", values: bool = True
+) -> Iterator[Difference]:
     """(key, old value, new value) of every key that differs; None where absent. In tree order.
 
-    Cost: node reads O(changes x depth), memory O(depth) beside two leaves.
+    Args:
+        values: False: any value that is there may be left empty.
+
+    Cost: node reads O(changes x depth), memory O(depth) beside two leaves and ``BATCH`` differences.
     """
-    found = _Differ(reader, shape, window_of(shape, prefix)).walk(old, new)
+    found = _Differ(reader, shape, window_of(shape, prefix)).walk(old, new, values)
     if not prefix:
         return found
     return (change for change in found if change[0].startswith(prefix))
@@ -33,11 +41,16 @@ class _Differ:
         self.shape = shape
         self.window = window
 
-    def walk(self, old: Tree, new: Tree) -> Iterator[Difference]:
+    def walk(self, old: Tree, new: Tree, values: bool) -> Iterator[Difference]:
         slots = self.shape.slots
         tops = []
-        for tree in (old, new):
-            body = self.reader.read(tree.oid, tree.loc)
+        bodies = [self.reader.read(tree.oid, tree.loc) for tree in (old, new)]
+        ways = getattr(self.reader, "ways", None)
+        if ways is not None and not self.window.taken and all(body[0] == INNER for body in bodies):
+            if old.oid != new.oid:
+                yield from self.walk_linked(kernel.DiffWalk(ways, old, new, values))
+            return
+        for tree, body in zip((old, new), bodies, strict=True):
             stats = kernel.inner_stats(body) if body[0] == INNER else kernel.leaf_stats(body)
             tops.append(Segment(0, slots, *stats, tree.oid, tree.loc, b""))
         # level: that of the node which holds the two sides, -1 above the roots
@@ -51,6 +64,16 @@ class _Differ:
                     stack.extend(reversed(self.pair(before[0], after[0], level + 1)))
                     continue
             yield from self.uneven(before, after, level)
+
+    def walk_linked(self, linked: kernel.DiffWalk) -> Iterator[Difference]:
+        """The same, where the kernel links nodes; it leaves uneven runs to us."""
+        while True:
+            found, run = linked.step(BATCH)
+            yield from found
+            if run is not None:
+                yield from self.uneven(*run)
+            elif not found:
+                return
 
     def is_leaf(self, segment: Segment, level: int) -> bool:
         return level >= self.shape.max_level or self.shape.is_leaf(segment.entry_count, segment.size)

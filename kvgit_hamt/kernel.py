@@ -29,6 +29,7 @@ NAME: Name = _choose()
 if NAME == "compiled":
     from kvgit_hamt._kernel import (
         Builder,
+        DiffWalk,
         Door,
         Lookup,
         Ways,
@@ -58,7 +59,8 @@ if NAME == "compiled":
         unseal,
     )
 else:
-    from kvgit_hamt.descent import (  # type: ignore[assignment]  # Door, Lookup, Ways: the same members
+    from kvgit_hamt.descent import (  # type: ignore[assignment]  # Door and others: the same members
+        DiffWalk,
         Door,
         Lookup,
         Ways,
@@ -91,6 +93,7 @@ else:
 __all__ = [
     "NAME",
     "Builder",
+    "DiffWalk",
     "Door",
     "Lookup",
     "Name",

@@ -324,7 +324,7 @@ class Repo:
 
     def _diff(self, old: Tree, new: Tree, prefix: bytes, values: bool) -> Iterator[Change]:
         load = self.store.load_value
-        for key, before, after in diff.diff(self.store, self.store.shape, old, new, prefix):
+        for key, before, after in diff.diff(self.store, self.store.shape, old, new, prefix, values):
             self.check_open()
             text = text_of(key)
             if values:

@@ -24,7 +24,7 @@ PLAIN: dict[str, Callable[..., Any]] = {
     name: getattr(module, name)
     for module in (node, path, run, descent, wire)
     for name in (*kernel.__all__, "leaf_find", "inner_step", "inner_children", "path_of")
-    if hasattr(module, name) and name not in ("NAME", "Name", "Builder", "Door", "Lookup", "Ways")
+    if hasattr(module, name) and name not in ("NAME", "Name", "Builder", "DiffWalk", "Door", "Lookup", "Ways")
 }
 BOTH = {"plain": PLAIN}
 if compiled is not None:

@@ -1,0 +1,119 @@
+# The walk of a diff: two trees side by side, reading only where their oids differ. See diff.walk.
+
+
+cdef class Pair:
+    """Two inner nodes of one place, and how far their runs were compared."""
+
+    cdef WayNode a, b
+    cdef int i, j, level
+
+
+cdef class DiffWalk:
+    """The differences of two trees whose roots are inner nodes, a batch at a time.
+
+    Runs in which one side is a leaf and the other is not are left to the caller: see ``step``.
+    """
+
+    cdef Ways ways
+    cdef list stack
+    cdef Py_ssize_t leaf_max
+    cdef int max_level
+    cdef bint with_values
+
+    def __cinit__(self, Ways ways not None, old, new, bint with_values):
+        self.ways = ways
+        self.leaf_max = ways.shape.leaf_max
+        self.max_level = ways.shape.max_level
+        self.with_values = with_values
+        self.stack = []
+        a = ways.fetch(None, old[0], old[1])
+        b = ways.fetch(None, new[0], new[1])
+        if type(a) is not WayNode or type(b) is not WayNode:
+            raise ValueError("both roots are inner nodes")
+        self.push(<WayNode>a, <WayNode>b, 0)
+
+    cdef void push(self, WayNode a, WayNode b, int level):
+        cdef Pair pair = Pair.__new__(Pair)
+        pair.a = a
+        pair.b = b
+        pair.i = pair.j = 0
+        pair.level = level
+        self.stack.append(pair)
+
+    cdef bint is_leaf(self, WayNode node, int child, int level) noexcept:
+        cdef uint64_t count = column_at(&node.inner, 0, child), size = column_at(&node.inner, 1, child)
+        if level >= self.max_level or count <= 1:
+            return True
+        if count > <uint64_t>self.leaf_max or size > <uint64_t>self.leaf_max:
+            return False
+        return size + ENTRY_BYTES * count <= <uint64_t>self.leaf_max
+
+    def step(self, Py_ssize_t limit):
+        """(differences, run): up to about ``limit`` differences, then the run to go on with by hand.
+
+        ``run`` is (before, after, level) as in ``diff``, or None. Both empty: the end.
+        """
+        cdef list out = []
+        cdef object run = None
+        txn = self.ways.enter()
+        try:
+            while self.stack and run is None and len(out) < limit:
+                run = self.advance(txn, <Pair>self.stack[len(self.stack) - 1], out)
+        finally:
+            if txn is not None:
+                txn.abort()
+        return out, run
+
+    cdef object advance(self, object txn, Pair pair, list out):
+        """Compare the next runs of a pair that differ."""
+        cdef Inner* a = &pair.a.inner
+        cdef Inner* b = &pair.b.inner
+        cdef int left, right, end, old, new
+        cdef bint is_old_leaf, is_new_leaf
+        while pair.i < a.slot_count and pair.j < b.slot_count:
+            left = run_width(a, pair.i)
+            right = run_width(b, pair.j)
+            old = a.slots[pair.i]
+            new = b.slots[pair.j]
+            if pair.i != pair.j or left != right or (old == EMPTY_SLOT) != (new == EMPTY_SLOT):
+                return self.take_run(pair)
+            if same_child(a, old, b, new):
+                pair.i += left
+                pair.j += left
+                continue
+            is_old_leaf = self.is_leaf(pair.a, old, pair.level)
+            is_new_leaf = self.is_leaf(pair.b, new, pair.level)
+            if is_old_leaf != is_new_leaf:
+                return self.take_run(pair)
+            pair.i += left
+            pair.j += left
+            if is_old_leaf:
+                diff_leaves(
+                    self.ways.leaf_body(txn, pair.a, old), self.ways.leaf_body(txn, pair.b, new),
+                    self.with_values, out,
+                )
+            else:
+                self.push(
+                    self.ways.inner_child(txn, pair.a, old), self.ways.inner_child(txn, pair.b, new),
+                    pair.level + 1,
+                )
+            return None
+        self.stack.pop()
+        return None
+
+    cdef object take_run(self, Pair pair):
+        """The run of both sides that begins here, as segments. See ``uneven_runs``."""
+        cdef Inner* a = &pair.a.inner
+        cdef Inner* b = &pair.b.inner
+        cdef int width, end = max(pair.i + run_width(a, pair.i), pair.j + run_width(b, pair.j))
+        before = []
+        while pair.i < a.slot_count and pair.i < end:
+            width = run_width(a, pair.i)
+            before.append(segment_at(a, pair.i, width))
+            pair.i += width
+        after = []
+        while pair.j < b.slot_count and pair.j < end:
+            width = run_width(b, pair.j)
+            after.append(segment_at(b, pair.j, width))
+            pair.j += width
+        return before, after, pair.level
