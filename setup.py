@@ -14,7 +14,10 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 SOURCE = "kvgit_hamt/_kernel.pyx"
-PARTS = [f"kvgit_hamt/_{part}.pxi" for part in ("leaf", "inner", "descent", "ways", "walks", "batch", "build")]
+PARTS = [
+    f"kvgit_hamt/_{part}.pxi"
+    for part in ("leaf", "inner", "descent", "ways", "walks", "batch", "build", "edit")
+]
 
 
 def say_left_out(why: object) -> None:

@@ -234,27 +234,33 @@ cdef bytes write_edits(Leaf* leaf, Columns run, Edit* edits, Py_ssize_t edit_cou
     return out.finish()
 
 
-def splice(shape, bytes body not None, run, Py_ssize_t i, Py_ssize_t j):
-    """See run.splice."""
+def splice(shape, bytes body not None, run, Py_ssize_t i, Py_ssize_t j, Columns columns=None):
+    """See run.splice. ``columns``: of the run, where they were checked already."""
     cdef Leaf leaf
-    cdef Columns columns = columns_of(run)
     cdef Edit* edits
+    cdef Edit few[8]
     cdef Py_ssize_t count, change
     open_leaf(body, &leaf)
+    if columns is None:
+        columns = columns_of(run)
+        if columns is not None:
+            columns.check(i, j)
     if columns is None or leaf.kinds != NULL:
         return _run.splice(shape, body, run, i, j)
-    columns.check(i, j)
     for change in range(i, j):
         if columns.kind(change) == BLOB_VALUE:
             return _run.splice(shape, body, run, i, j)
-    edits = <Edit*>PyMem_Malloc((j - i + 1) * sizeof(Edit))
-    if edits == NULL:
-        raise MemoryError
+    edits = &few[0]
+    if j - i > 8:
+        edits = <Edit*>PyMem_Malloc((j - i) * sizeof(Edit))
+        if edits == NULL:
+            raise MemoryError
     try:
         count = find_edits(&leaf, shape, columns, i, j, edits)
         return write_edits(&leaf, columns, edits, count) if count else None
     finally:
-        PyMem_Free(edits)
+        if edits != &few[0]:
+            PyMem_Free(edits)
 
 
 def leaf_join(list bodies not None):

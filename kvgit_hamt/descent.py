@@ -267,6 +267,42 @@ def _encoded(columns: node.Children) -> tuple[bytes, int, int, int]:
     return node.inner_encode(columns), sum(columns.counts), sum(columns.sizes), sum(columns.extras)
 
 
+class Changer(Protocol):
+    """What changes nodes: see ``hamt.Editor``."""
+
+    writer: Writer
+    shape: Shape
+    many: int
+
+    def change(self, child: Segment, level: int, run: Run, i: int, j: int) -> list[Segment]:
+        """Make changes i to j in a child of a node at ``level``; what stands in its run then."""
+
+    def plant(self, run: Run, i: int, j: int, level: int, where: Segment) -> list[Segment]:
+        """New nodes for entries i to j."""
+
+    def exchange(
+        self, child: Segment, body: bytes, changed: list[tuple[Segment, list[Segment]]], mark: int
+    ) -> Segment:
+        """An inner node with what stands in some of its runs exchanged."""
+
+
+def change_inner(
+    editor: Changer, child: Segment, body: bytes, level: int, run: Run, span: tuple[int, int]
+) -> Segment:
+    """Make the changes of a span below an inner node that is a child of a node at ``level``.
+
+    Cost: each node on the way to a change is read and written once.
+    """
+    mark = editor.writer.mark()
+    level += 1
+    changed: list[tuple[Segment, list[Segment]]] = []
+    for old, first, end in touched(editor.shape, body, run, span, level):
+        new = editor.change(old, level, run, first, end)
+        if new != [old]:
+            changed.append((old, new))
+    return editor.exchange(child, body, changed, mark)
+
+
 def plant(
     writer: Writer, shape: Shape, run: Run, span: tuple[int, int], level: int, where: tuple[int, int]
 ) -> list[Segment]:  # fmt: skip

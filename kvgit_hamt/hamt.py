@@ -105,6 +105,8 @@ def put_empty(writer: Writer) -> Tree:
 class Editor:
     """Makes new trees out of old ones and runs of changes."""
 
+    many = MANY_CHANGES
+
     def __init__(self, writer: Writer, shape: Shape) -> None:
         self.writer = writer
         self.shape = shape
@@ -176,14 +178,7 @@ class Editor:
         self, child: Segment, body: bytes, level: int, run: Run, i: int, j: int
     ) -> Segment:  # fmt: skip
         """Make changes i to j below an inner node that is a child of a node at ``level``."""
-        mark = self.writer.mark()
-        level += 1
-        changed: list[tuple[Segment, list[Segment]]] = []
-        for old, first, end in kernel.touched(self.shape, body, run, (i, j), level):
-            new = self.change(old, level, run, first, end)
-            if new != [old]:
-                changed.append((old, new))
-        return self.exchange(child, body, changed, mark)
+        return kernel.change_inner(self, child, body, level, run, (i, j))
 
     def exchange(
         self, child: Segment, body: bytes, changed: list[tuple[Segment, list[Segment]]], mark: int
