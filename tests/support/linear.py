@@ -47,9 +47,8 @@ def order_of(history: Sequence[Call], step: Step, state: Any) -> list[Call] | No
     whole = (1 << len(calls)) - 1
     seen = {(0, state)}
     done, order = 0, []  # bits of the calls in ``order``
-    # One frame a chosen call: (call, state before it, where to go on if it was wrong).
-    frames: list[tuple[int, Any]] = []
-    at = 0
+    frames: list[tuple[int, Any]] = []  # of each chosen call: its number, and the state before it
+    at = 0  # calls before this one have been tried
     while done != whole:
         found = _next(calls, done, at, step, state)
         if found is not None:
@@ -62,24 +61,24 @@ def order_of(history: Sequence[Call], step: Step, state: Any) -> list[Call] | No
             else:
                 at = number + 1
         elif frames:
-            number, state = frames.pop()
+            number, before = frames.pop()
             order.pop()
-            done, at = done & ~(1 << number), number + 1
+            # What changes nothing disturbs no other call: where it was wrong, so is all else.
+            done, at = done & ~(1 << number), number + 1 if before != state else len(calls)
+            state = before
         else:
             return None
     return order
 
 
 def _next(calls: Sequence[Call], done: int, at: int, step: Step, state: Any) -> tuple[int, Any] | None:
-    """The first call from ``at`` on that may come next, and the state after it."""
+    """A call that may come next, from ``at`` on, and the state after it; first one that changes nothing."""
     left = [number for number in range(len(calls)) if not done >> number & 1]
     first_end = min(calls[number].end for number in left)
-    for number in left:
-        if number >= at and calls[number].start <= first_end:
-            after = step(state, calls[number])
-            if after is not None:
-                return number, after[0]
-    return None
+    possible = [number for number in left if number >= at and calls[number].start <= first_end]
+    found = [(number, after[0]) for number in possible if (after := step(state, calls[number]))]
+    still = (each for each in found if each[1] == state)
+    return next(still, found[0] if found else None)
 
 
 def register(state: Any, call: Call) -> tuple[Any] | None:
