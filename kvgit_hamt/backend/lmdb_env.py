@@ -41,6 +41,7 @@ from kvgit_hamt.backend.lmdb_files import (
     Witness,
     check_directory,
     compare_witness,
+    empty_unfinished,
     network_filesystem,
     read_head,
     read_witness,
@@ -206,6 +207,8 @@ class SharedEnvironment:
     def _open(self) -> Session:
         options = self._options
         is_new = check_directory(self.directory, create=options.create and not options.readonly)
+        if is_new:
+            empty_unfinished(self.directory)
         witness = read_witness(self.directory)  # before the state: it may only be older
         head = None if is_new else read_head(self.data_path)
         before = None if is_new else _identity_of(self.data_path)

@@ -7,6 +7,7 @@ beside the data, that the environment has not fallen back to an older state.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import struct
 from typing import NamedTuple
@@ -24,6 +25,7 @@ _OUR_NAMES = frozenset({DATA_NAME, LOCK_NAME, MARKER_NAME, WITNESS_NAME, COMPACT
 _MARKER = f"kvgit_hamt store\nlayout {LAYOUT}\n"
 _NETWORK_TYPES = ("nfs", "cifs", "smb", "9p", "fuse.", "ceph", "glusterfs", "lustre", "afs")
 
+_CREATION_PAGES = 64  # more than creation writes before its first sync
 _META_BYTES = 152  # page header, meta: enough for everything below
 _META_MAGIC = 0xBEEFC0DE
 _META_VERSION = 1  # data format of LMDB 0.9
@@ -100,7 +102,7 @@ def check_directory(directory: str, *, create: bool) -> bool:
     """Decide what lies in a directory, touching nothing.
 
     Returns:
-        True when a store is to be made there, False when one is there.
+        True when a store is to be made there (see ``empty_unfinished``), False when one is there.
 
     Raises:
         BackendError: missing (and not ``create``), a file, or a directory of something else.
@@ -117,6 +119,9 @@ def check_directory(directory: str, *, create: bool) -> bool:
         raise BackendError(f"{directory} may not be read: {error.strerror}") from error
     data_path = os.path.join(directory, DATA_NAME)
     data_bytes = os.path.getsize(data_path) if DATA_NAME in names else 0
+    is_claimed = bool(names & {MARKER_NAME, WITNESS_NAME})
+    if data_bytes and not is_claimed and _is_unfinished(data_path):
+        data_bytes = 0
     if MARKER_NAME in names:
         _check_marker(directory)
         if not data_bytes:
@@ -135,6 +140,43 @@ def check_directory(directory: str, *, create: bool) -> bool:
             f"{directory} is no store and not empty (it holds {foreign[0]!r}); name a new directory"
         )
     return True
+
+
+def empty_unfinished(directory: str) -> None:
+    """Before a store is made: empty a data file whose making was broken off by a power cut.
+
+    Creation writes meta pages and tables, syncs, and puts the marker last. So without a marker, and with a
+    meta page that did not arrive, nothing was ever stored.
+    """
+    path = os.path.join(directory, DATA_NAME)
+    if not os.path.exists(path) or not os.path.getsize(path):
+        return
+    with open(os.path.join(directory, LOCK_NAME), "a+b") as lock:
+        try:
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, 0)
+        except OSError:  # another process is making it right now
+            return
+        if _is_unfinished(path) and MARKER_NAME not in os.listdir(directory):
+            os.truncate(path, 0)
+
+
+def _is_unfinished(path: str) -> bool:
+    """Whether a meta page is missing, and the other one too or it is of an environment without transactions."""
+    page_bytes = os.sysconf("SC_PAGE_SIZE")
+    try:
+        with open(path, "rb", buffering=0) as file:
+            if os.fstat(file.fileno()).st_size > _CREATION_PAGES * page_bytes:
+                return False
+            heads = [file.read(_META_BYTES)]
+            file.seek(page_bytes)
+            heads.append(file.read(_META_BYTES))
+    except OSError:  # it will be said when the file is opened for good
+        return False
+    there = [head for head in heads if any(head)]
+    try:
+        return len(there) < 2 and not any(_parse_meta(head, path).txn_id for head in there)
+    except (CorruptionError, FormatVersionError):
+        return False
 
 
 def _check_marker(directory: str) -> None:

@@ -116,6 +116,57 @@ except StoreFullError as error:
         assert backend.get_meta("small") == b"1"
 
 
+def remains(meta: bytes, page_bytes: int) -> dict[str, bytes]:
+    """What a power cut may leave of the first, unsynced writes of creation."""
+    zero = bytes(page_bytes)
+    return {
+        "nothing": zero,
+        "no meta page": zero + zero + b"a table" * 99,
+        "the first meta page": meta[:page_bytes],
+        "the first meta page, and tables": meta[:page_bytes] + zero + b"a table" * 99,
+        "the second meta page": zero + meta[page_bytes:],
+    }
+
+
+def test_a_store_whose_making_was_broken_off_by_a_power_cut_is_made_anew(tmp_path):
+    lmdb.open(str(tmp_path / "raw"), lib_version=0).close()
+    meta = (tmp_path / "raw" / "data.mdb").read_bytes()
+    for name, data in remains(meta, len(meta) // 2).items():
+        path = tmp_path / name
+        path.mkdir()
+        (path / "data.mdb").write_bytes(data)
+        with pytest.raises(BackendError, match="no store"):
+            LmdbBackend(path, create=False)
+        assert (path / "data.mdb").read_bytes() == data
+        with LmdbBackend(path) as backend:
+            set_ref(backend, b"1")
+        with LmdbBackend(path, create=False) as backend:
+            assert backend.get_ref("heads/main") == b"1"
+
+
+def test_no_data_file_is_taken_for_the_remains_of_one_that_was_never_finished(tmp_path):
+    with LmdbBackend(tmp_path / "store") as backend:
+        set_ref(backend, b"1")
+    whole = (tmp_path / "store" / "data.mdb").read_bytes()
+    page = os.sysconf("SC_PAGE_SIZE")
+    files = {
+        "a lost page beside a marker": (bytes(page) + whole[page:], True),
+        "a lost page without one": (bytes(page) + whole[page:], False),
+        "the other one": (whole[:page] + bytes(page) + whole[2 * page :], False),
+        "of somebody else": (b"not ours" * 2000, False),
+        "large": (bytes(page * 65), False),
+    }
+    for name, (data, is_marked) in files.items():
+        path = tmp_path / name
+        path.mkdir()
+        (path / "data.mdb").write_bytes(data)
+        if is_marked:
+            (path / "FORMAT").write_bytes((tmp_path / "store" / "FORMAT").read_bytes())
+        with pytest.raises(CorruptionError):
+            LmdbBackend(path)
+        assert (path / "data.mdb").read_bytes() == data
+
+
 # --- read-only
 
 
