@@ -41,7 +41,7 @@ class Job(NamedTuple):
 
 def work(job: Job, end: Connection) -> None:
     """Do step after step until killed, and tell what was begun and done."""
-    _make_small()
+    make_small()
     killpoints.arm(job.kill_at)
     if job.fault:
         FAULTS[job.fault]()
@@ -57,7 +57,7 @@ def work(job: Job, end: Connection) -> None:
                 end.send_bytes(MESSAGE.pack(DONE, n))
 
 
-def _make_small() -> None:
+def make_small() -> None:
     """Many steps in small operations: loads are written, and garbage deleted, bit by bit."""
     vars(sys.modules[StoreWriter.__module__])["FLUSH_BYTES"] = 10_000
     vars(gc)["STEP"] = 20
