@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 from kvgit_hamt import bulk, hamt, history
+from kvgit_hamt.codec import check_size
 from kvgit_hamt.errors import (
     BranchMovedError,
     CorruptionError,
@@ -414,7 +415,9 @@ class BranchStage(Stage):
             if max(map(len, values)) <= limit:
                 yield keys, cast("list[bytes | BlobRef]", values)
             else:
-                yield keys, [v if len(v) <= limit else writer.put_blob(v) for v in values]
+                both = zip(keys, values, strict=True)
+                put = writer.put_blob
+                yield keys, [v if len(v) <= limit else put(check_size(k.decode(), v)) for k, v in both]
 
     def _encode_chunk(self, chunk: list[tuple[str, Any]]) -> tuple[list[bytes], list[bytes]]:
         """Keys and values as stored: in bulk, and one by one if that fails, to name what is wrong."""

@@ -22,6 +22,7 @@ Decoder: TypeAlias = Callable[[bytes], Any]
 
 PICKLE_PROTOCOL: Final = 5  # fixed: another protocol gives other bytes for the same value
 MAX_DEPTH: Final = 256  # levels of list and dict; far below what msgpack (1,024) and the Python stack bear
+MAX_VALUE_BYTES: Final = 0xFFFF_FFFF - 10  # encoded: what LMDB holds, less a blob's header and its check
 NAME_MAX: Final = 64  # characters of a codec's name, which each commit carries
 
 _SCALARS: Final = frozenset({str, bytes, int, float, bool, type(None)})
@@ -67,12 +68,14 @@ class Codec:
         """Encode the value of a key.
 
         Raises:
-            EncodeError: the codec cannot hold it. The message names the key, the type and the way out.
+            EncodeError: the codec cannot hold it, or no store can, since it is too large. The message
+                names the key, the type and the way out.
         """
         try:
-            return self.encode(value)
+            data = self.encode(value)
         except Exception as error:  # pickle and a caller's encoder run code of the caller
             raise self.encode_error(key, value, error) from error
+        return check_size(key, data)
 
     def decode_for(self, key: str, data: bytes) -> Any:
         """Decode the stored bytes of a key.
@@ -103,6 +106,16 @@ class Codec:
 
     def __repr__(self) -> str:
         return f"<Codec {self.name!r}>"
+
+
+def check_size(key: str, data: bytes) -> bytes:
+    """The encoded value of a key; EncodeError if it is larger than any store can hold."""
+    if len(data) > MAX_VALUE_BYTES:
+        raise EncodeError(
+            f"key {key!r}: the value has {len(data):,} bytes when it is encoded, and a store holds "
+            f"{MAX_VALUE_BYTES:,} at most; divide it over several keys"
+        )
+    return data
 
 
 def get_codec(spec: object = "msgpack") -> Codec:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from collections import Counter
 from collections.abc import Mapping
 
 from kvgit_hamt import kernel, node
@@ -145,7 +146,7 @@ def usage(store: Store, heads: Mapping[str, bytes]) -> dict[str, Usage]:
         if oid not in numbers:
             numbers[oid] = len(numbers) + 1
             walk.ref(oid, numbers[oid])
-    alone = {oid for oid in numbers if list(heads.values()).count(oid) == 1}
+    alone = {oid for oid, count in Counter(heads.values()).items() if count == 1}
     totals = reach_bytes(store, list(numbers))
     out = {}
     for name, oid in heads.items():
