@@ -37,10 +37,9 @@ from kvgit_hamt.backend.lmdb_env import (
     Sync,
     abandon,
     acquire,
-    is_full,
     release,
-    translate,
 )
+from kvgit_hamt.backend.lmdb_errors import is_full, translate
 from kvgit_hamt.backend.lmdb_state import (
     META,
     REF,
@@ -216,18 +215,17 @@ class LmdbBackend:
     def list_refs(self, prefix: str) -> list[tuple[str, bytes]]:
         """(name, encoded value) of all refs whose name starts with ``prefix``, by name (as UTF-8).
 
-        Listing all of them also proves that none is missing.
+        CorruptionError if any ref is damaged or missing: it might have been one of these. Cost: all refs.
         """
-        start = REF + prefix.encode()
 
         def action(txn: _Txn, tables: Tables) -> tuple[list[tuple[bytes, bytes]], int]:
-            return list(small_rows(txn, tables, start)), read_state(txn, tables).refs_sum
+            return list(small_rows(txn, tables, REF)), read_state(txn, tables).refs_sum
 
         found, refs_sum = self._view(action)
         refs = [(_text(key[1:]), unprotect(key, stored, "ref")) for key, stored in found]
-        if not prefix and sum(check_number(stored) for _, stored in found) & SUM_MASK != refs_sum:
+        if sum(check_number(stored) for _, stored in found) & SUM_MASK != refs_sum:
             raise CorruptionError(f"refs of {self.path} are missing or of an older state")
-        return refs
+        return [ref for ref in refs if ref[0].startswith(prefix)]
 
     def read_reflog(self, name: str, limit: int | None = None) -> list[bytes]:
         """Encoded reflog entries of a ref, newest first. They outlive the ref."""

@@ -15,7 +15,8 @@ from contextlib import contextmanager, suppress
 import lmdb
 
 from kvgit_hamt import killpoints
-from kvgit_hamt.backend.lmdb_env import SharedEnvironment, translate
+from kvgit_hamt.backend.lmdb_env import SharedEnvironment
+from kvgit_hamt.backend.lmdb_errors import translate
 from kvgit_hamt.backend.lmdb_files import read_head
 from kvgit_hamt.errors import BackendError, LockedError
 

@@ -16,7 +16,7 @@ from typing import Any
 import lmdb
 from lmdb.verify import VerifyError, verify
 
-from kvgit_hamt.backend.lmdb_env import translate
+from kvgit_hamt.backend.lmdb_errors import translate
 from kvgit_hamt.backend.lmdb_files import DATA_NAME, LOCK_NAME, sync_directory
 from kvgit_hamt.errors import BackendError, CorruptionError, ExistsError, StoreFullError
 

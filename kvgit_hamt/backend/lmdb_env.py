@@ -27,15 +27,12 @@ from typing import Any, Literal, NamedTuple, NoReturn
 
 import lmdb
 
-try:
-    import resource
-except ImportError:  # Windows
-    resource = None  # type: ignore[assignment]
-
 from kvgit_hamt import killpoints
 from kvgit_hamt.backend import lmdb_pending
+from kvgit_hamt.backend.lmdb_errors import MAX_READERS, translate, translate_os
 from kvgit_hamt.backend.lmdb_files import (
     DATA_NAME,
+    LOCK_NAME,
     MARKER_NAME,
     Head,
     Witness,
@@ -60,12 +57,7 @@ from kvgit_hamt.backend.lmdb_state import (
 )
 from kvgit_hamt.backend.lmdb_turn import Turn
 from kvgit_hamt.errors import (
-    BackendError,
-    CorruptionError,
     FormatVersionError,
-    KvgitHamtError,
-    LockedError,
-    ReadOnlyError,
     StoreFullError,
     StoreReplacedError,
 )
@@ -73,11 +65,7 @@ from kvgit_hamt.kernel import Door
 
 DEFAULT_MAP_BYTES = 1 << 40  # address space only: the file grows by what is written
 MIN_MAP_BYTES = 1 << 20
-MAX_READERS = 1024  # threads reading at one moment, of all processes; 64 bytes each in the lock file
 READER_CHECK_EVERY = 256  # write transactions between two sweeps of dead readers' slots
-_FULL_CODES = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-_DENIED_CODES = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
-_FULL_BELOW_BYTES = 1 << 18  # less room than this after a write that was cut short: full
 
 Sync = Literal["full", "no_meta"]
 
@@ -87,53 +75,6 @@ class Session(NamedTuple):
 
     env: lmdb.Environment
     tables: Tables
-
-
-def is_full(error: lmdb.Error, directory: str) -> bool:
-    """Whether an error means that the device, the quota or the file size limit is exhausted.
-
-    LMDB reports a write that was cut short as EIO, so an EIO is looked into.
-    """
-    code = getattr(error, "code", 0)
-    if code in _FULL_CODES or isinstance(error, (lmdb.DiskError, lmdb.MapFullError)):
-        return True
-    return code == errno.EIO and _room_bytes(directory) < _FULL_BELOW_BYTES
-
-
-def _room_bytes(directory: str) -> float:
-    """How much the data file may still grow: space on the device, and RLIMIT_FSIZE."""
-    room = float("inf")
-    try:
-        device = os.statvfs(directory)
-        room = device.f_bavail * device.f_frsize
-        if resource is not None:
-            limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
-            if limit != resource.RLIM_INFINITY:
-                room = min(room, limit - os.path.getsize(os.path.join(directory, DATA_NAME)))
-    except (OSError, AttributeError):  # no statvfs on Windows
-        pass
-    return room
-
-
-def translate(error: lmdb.Error, directory: str) -> KvgitHamtError:
-    """Our error for one of LMDB."""
-    if isinstance(error, (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.InvalidError)):
-        return CorruptionError(f"the data file of {directory} is damaged: {error}")
-    if isinstance(error, (lmdb.VersionMismatchError, lmdb.IncompatibleError)):
-        return FormatVersionError(f"{directory} is of another format: {error}")
-    if isinstance(error, lmdb.ReadonlyError) or getattr(error, "code", 0) in _DENIED_CODES:
-        return ReadOnlyError(f"{directory} may not be written, nor locked for reading: {error}")
-    if isinstance(error, lmdb.ReadersFullError):
-        return LockedError(
-            f"all {MAX_READERS} reader slots of {directory} are taken by live processes; close some of them"
-        )
-    if isinstance(error, lmdb.LockError):
-        return LockedError(f"{directory} is locked: {error}")
-    if isinstance(error, lmdb.TxnFullError):
-        return BackendError(f"one commit to {directory} is too large for LMDB; load it in several batches")
-    if is_full(error, directory):
-        return StoreFullError(f"no space left for {directory}: {error}; nothing was stored")
-    return BackendError(f"LMDB failed on {directory}: {error}")
 
 
 def abandon(left: weakref.ref[Any] | None, error: BaseException, outer: BaseException | None) -> None:
@@ -179,6 +120,8 @@ class SharedEnvironment:
         self._session: Session | None = None
         self._pid = 0
         self._identity: tuple[int, int] | None = None
+        self._lock_path = os.path.join(directory, LOCK_NAME)
+        self._lock_identity: tuple[int, int] | None = None  # a writer with another lock file knows not of us
         self._is_replaced = False
         self._witnessed: State | None = None
         self._write_count = 0
@@ -198,7 +141,7 @@ class SharedEnvironment:
             except lmdb.Error as error:
                 raise translate(error, self.directory) from error
             except OSError as error:
-                raise _translate_os(error, self.directory) from error
+                raise translate_os(error, self.directory) from error
             self._pid = os.getpid()
             self.door.records = self._session.tables.records
             self.door.begin = self._session.env.begin
@@ -221,6 +164,7 @@ class SharedEnvironment:
             if found != (before or found) or found != (self._identity or found):
                 self._raise_replaced()
             self._identity = found
+            self._lock_identity = None if options.readonly else _identity_of(self._lock_path)
             if not options.accept_rollback:
                 compare_witness(self.directory, witness, state)
             env.reader_check()
@@ -345,13 +289,10 @@ class SharedEnvironment:
         except lmdb.MapResizedError:
             self.adopt_size()
             txn = session.env.begin(write=True)
-        try:
-            is_same = _identity_of(self.data_path) == self._identity
-        except OSError:
-            is_same = False
-        if not is_same:
-            del txn  # see ``abandon``
-            self._raise_replaced()
+        for path, identity in ((self.data_path, self._identity), (self._lock_path, self._lock_identity)):
+            if identity is not None and not _is_still(path, identity):
+                del txn  # see ``abandon``
+                self._raise_replaced(path)
         return txn, session.tables
 
     def committed(self, state: State) -> None:
@@ -374,12 +315,7 @@ class SharedEnvironment:
     @property
     def is_replaced(self) -> bool:
         """Whether the data file in the directory is another one than that which is open."""
-        if self._identity is None:
-            return False
-        try:
-            return _identity_of(self.data_path) != self._identity
-        except OSError:
-            return True
+        return self._identity is not None and not _is_still(self.data_path, self._identity)
 
     @property
     def is_used(self) -> bool:
@@ -424,10 +360,10 @@ class SharedEnvironment:
         self.close()
         return True
 
-    def _raise_replaced(self) -> NoReturn:
+    def _raise_replaced(self, path: str | None = None) -> NoReturn:
         raise StoreReplacedError(
-            f"{self.data_path} was replaced, moved or removed while it was open; nothing was written. "
-            "Open it again"
+            f"{path or self.data_path} was replaced, moved or removed while it was open; "
+            "nothing was written. Open it again"
         )
 
 
@@ -505,19 +441,18 @@ def _identity_of(path: str) -> tuple[int, int]:
     return found.st_dev, found.st_ino
 
 
+def _is_still(path: str, identity: tuple[int, int]) -> bool:
+    try:
+        return _identity_of(path) == identity
+    except OSError:
+        return False
+
+
 def _memory_bytes() -> int:
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
         return 1 << 33
-
-
-def _translate_os(error: OSError, directory: str) -> KvgitHamtError:
-    if error.errno in _FULL_CODES:
-        return StoreFullError(f"no space left for {directory}: {error.strerror}")
-    if error.errno in _DENIED_CODES:
-        return ReadOnlyError(f"{error.filename or directory} may not be read or written: {error.strerror}")
-    return BackendError(f"{directory} cannot be opened: {error}")
 
 
 _registry_lock = threading.RLock()  # taken before any environment's lock, never after
@@ -536,7 +471,7 @@ def acquire(path: str, options: Options, user: object) -> SharedEnvironment:
         os.makedirs(directory, exist_ok=True)
         key = _identity_of(directory)
     except OSError as error:
-        raise _translate_os(error, directory) from error
+        raise translate_os(error, directory) from error
     with _registry_lock:
         _sweep()
         shared = _environments.get(key)

@@ -15,7 +15,7 @@ import lmdb
 import pytest
 
 import kvgit_hamt as kvgit
-from kvgit_hamt.backend.lmdb_env import translate
+from kvgit_hamt.backend.lmdb_errors import translate
 from kvgit_hamt.errors import ReadOnlyError
 from tests.support.faults import ROOT, mount_namespace, run_child
 from tests.support.scale import pick, record

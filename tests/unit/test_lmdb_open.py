@@ -18,7 +18,7 @@ import pytest
 from kvgit_hamt.backend import lmdb_env
 from kvgit_hamt.backend.base import Batch, NewRecord, RefUpdate
 from kvgit_hamt.backend.lmdb import LmdbBackend
-from kvgit_hamt.backend.lmdb_env import is_full, translate
+from kvgit_hamt.backend.lmdb_errors import is_full, translate
 from kvgit_hamt.backend.lmdb_files import network_filesystem
 from kvgit_hamt.errors import (
     BackendError,
