@@ -48,6 +48,7 @@ from kvgit_hamt.oid import oid_of
 from kvgit_hamt.path import Shape
 from kvgit_hamt.run import Piece, Pieces, Run, drop_deleted
 
+UNCOUNTABLE = "stored nodes claim what no node can hold: {}"
 MANY_CHANGES = 128  # of one leaf; beyond it sorting both together is cheaper than inserting
 
 
@@ -178,7 +179,10 @@ class Editor:
         self, child: Segment, body: bytes, level: int, run: Run, i: int, j: int
     ) -> Segment:  # fmt: skip
         """Make changes i to j below an inner node that is a child of a node at ``level``."""
-        return kernel.change_inner(self, child, body, level, run, (i, j))
+        try:
+            return kernel.change_inner(self, child, body, level, run, (i, j))
+        except (OverflowError, struct.error) as error:
+            raise CorruptionError(UNCOUNTABLE.format(error)) from error
 
     def exchange(
         self, child: Segment, body: bytes, changed: list[tuple[Segment, list[Segment]]], mark: int
@@ -270,7 +274,7 @@ def _counted(pack: Callable[..., tuple[bytes, int, int, int]], *what: object) ->
     try:
         return pack(*what)
     except (OverflowError, ValueError, struct.error) as error:
-        raise CorruptionError(f"stored nodes claim what no node can hold: {error}") from error
+        raise CorruptionError(UNCOUNTABLE.format(error)) from error
 
 
 def _keeps_layout(old: Segment, new: list[Segment]) -> bool:

@@ -19,6 +19,7 @@ from kvgit_hamt.path import Shape
 FORMAT_VERSION = 1
 HASH_NAME = "xxh3"  # of key paths; the only one a store may name
 BLOB_HEADER = bytes((BLOB, VERSION))
+MIN_TIME_US, MAX_TIME_US = -62_135_596_800_000_000, 253_402_300_799_999_999  # years 1 to 9999
 _COMMIT_HEADER = struct.Struct("<BBH")
 Link = tuple[bytes, bytes]
 
@@ -99,10 +100,15 @@ def _is_commit(fields: Any, parent_count: int) -> bool:
         and all(is_oid(parent) for parent in parents)
         and type(generation) is int
         and generation >= 1
-        and (time_us is None or type(time_us) is int)
+        and (time_us is None or is_time(time_us))
         and (info is None or isinstance(info, dict))
         and isinstance(codec, str)
     )
+
+
+def is_time(value: Any) -> bool:
+    """Whether a decoded value is a time in the years 1 to 9999."""
+    return type(value) is int and MIN_TIME_US <= value <= MAX_TIME_US
 
 
 def is_oid(value: Any) -> bool:
@@ -158,7 +164,7 @@ def decode_log_entry(name: str, data: bytes) -> LogEntry:
         not isinstance(fields, list)
         or len(fields) != 4
         or not all(value is None or is_oid(value) for value in fields[:2])
-        or type(fields[2]) is not int
+        or not is_time(fields[2])
         or not isinstance(fields[3], str)
     ):
         raise CorruptionError(f"reflog of {name}: malformed entry")
