@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import multiprocessing
 import random
+import signal
 import time
 from collections.abc import Callable
 from hashlib import sha256
@@ -68,7 +69,8 @@ class Track:
 
     Attributes:
         step: the step that the store was found at.
-        acked: the last step that was acknowledged.
+        acked: the last step that was acknowledged; what must be there.
+        latest: the last one that may have been acknowledged when the process was stopped; the same as a rule.
         count: judgements.
         inside_count: kills in the middle of the step that they were meant for.
     """
@@ -78,6 +80,7 @@ class Track:
         self.plan = plan
         self.step = 0
         self.acked = 0
+        self.latest = 0
         self.count = 0
         self.inside_count = 0
         self._at = 0
@@ -85,16 +88,16 @@ class Track:
         self._hashes: dict[str, str] = {}  # of main's content, by commit
         self._rng = random.Random(plan.seed)
 
-    def start(self, *, kill_at: str = "", fault: str = "") -> Killed:
+    def start(self, *, kill_at: str = "", fault: str = "", may_fail: bool = False) -> Killed:
         """A process that goes on where the store is."""
-        self.acked = self.step
-        return Killed(crash_worker.work, Job(self.path, self.plan, self.step, kill_at, fault))
+        self.acked = self.latest = self.step
+        return Killed(crash_worker.work, Job(self.path, self.plan, self.step, kill_at, fault, may_fail))
 
     def note(self, message: bytes) -> int:
         """Take a message of the process; what it tells."""
         what, step = MESSAGE.unpack(message)
         if what == DONE:
-            self.acked = step
+            self.acked = self.latest = step
         return int(what)
 
     def drain(self, process: Killed) -> None:
@@ -112,20 +115,26 @@ class Track:
     def judge(self) -> str:
         """Compare the store with what it must hold: "" or what is wrong. Then ``step`` is where it stands."""
         self.count += 1
-        before = self.state(self.acked)
-        after = self.plan.after(before, self.acked + 1)
+        allowed = self.allowed()
         try:
             with Repo(self.path) as repo:
                 found = read_state(repo)
-                if found not in (before, after):
-                    return f"step {self.acked} was acknowledged; {differences(found, before)}"
+                if found not in allowed:
+                    return f"step {self.acked} was acknowledged; {differences(found, allowed[0])}"
                 problem = self._judge_history(repo, found[MAIN])
                 if not problem and self.count % CHECK_EVERY == 0:
                     problem = check_problem(repo) or "; ".join(structure_problems(self.path)[:3])
         except (KvgitHamtError, LookupError) as error:
             return f"{type(error).__name__}: {error}"
-        self.step = self.acked if found == before else self.acked + 1
+        self.step = self.acked + allowed.index(found)
         return problem
+
+    def allowed(self) -> list[State]:
+        """The states that the store may be in, the first of them that of the last acknowledged step."""
+        states = [self.state(self.acked)]
+        for step in range(self.acked, self.latest + 1):
+            states.append(self.plan.after(states[-1], step + 1))
+        return states
 
     def _judge_history(self, repo: Repo, content: Content) -> str:
         """An older commit of main must hold what it held then, and the log must lead to it."""
@@ -190,9 +199,10 @@ def kill_after(track: Track, delay_s: float, kind: str = "", fault: str = "") ->
     time.sleep(delay_s)
     process.kill()
     track.drain(process)
-    process.wait()
+    code = process.wait()
     track.inside_count += track.acked < step
-    return track.judge()
+    problem = track.judge()
+    return problem if fault or code == -signal.SIGKILL else f"it ended by itself, with {code}; {problem}"
 
 
 def await_step(track: Track, process: Killed, kind: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import struct
@@ -11,15 +12,19 @@ from collections.abc import Callable
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
+
+import lmdb
 
 from kvgit_hamt import Repo, gc, killpoints
 from kvgit_hamt.backend.base import Batch
 from kvgit_hamt.backend.lmdb import LmdbBackend
+from kvgit_hamt.errors import KvgitHamtError
 from kvgit_hamt.store import StoreWriter
 from tests.support.crash_model import Plan
 
 OPENED, STARTED, DONE = range(3)
+FAILED = 1  # exit code
 MESSAGE = struct.Struct("<BQ")  # what, step
 
 
@@ -30,6 +35,7 @@ class Job(NamedTuple):
         step: the last step that the store has behind it.
         kill_at: of ``killpoints.arm``.
         fault: one of ``FAULTS``, for controls.
+        may_fail: end in silence when the library raises an error: the disk will be taken away.
     """
 
     path: Path
@@ -37,6 +43,7 @@ class Job(NamedTuple):
     step: int = 0
     kill_at: str = ""
     fault: str = ""
+    may_fail: bool = False
 
 
 def work(job: Job, end: Connection) -> None:
@@ -45,6 +52,15 @@ def work(job: Job, end: Connection) -> None:
     killpoints.arm(job.kill_at)
     if job.fault:
         FAULTS[job.fault]()
+    try:
+        _work(job, end)
+    except (KvgitHamtError, OSError):
+        if not job.may_fail:
+            raise
+        sys.exit(FAILED)
+
+
+def _work(job: Job, end: Connection) -> None:
     with Repo(LmdbBackend(job.path, map_bytes=1)) as repo:
         end.send_bytes(MESSAGE.pack(OPENED, job.step))
         for n in itertools.count(job.step + 1):
@@ -98,9 +114,15 @@ def _compact_in_place() -> None:
     vars(os)["replace"] = overwrite
 
 
+def switch_syncs_off() -> None:
+    """Open every environment without syncs, which the library does not offer."""
+    vars(lmdb)["open"] = functools.partial(cast(Any, lmdb.open), sync=False)
+
+
 FAULTS: dict[str, Callable[[], None]] = {
     "early": lambda: None,  # see ``work``
     "torn": _publish_in_two,
     "greedy": _collect_greedily,
     "in place": _compact_in_place,
+    "no sync": switch_syncs_off,
 }

@@ -6,27 +6,18 @@ SYNC is a sync level, or "off": LMDB without any, which the library does not off
 from __future__ import annotations
 
 import ctypes
-import functools
 import sys
 from pathlib import Path
-from typing import Any, cast
-
-import lmdb
 
 from kvgit_hamt import Repo
 from kvgit_hamt.backend.lmdb import LmdbBackend
 from tests.support.crash_model import Plan
-from tests.support.crash_worker import make_small
+from tests.support.crash_worker import make_small, switch_syncs_off
 
 LIFE = (
     *("commit", "commit", "load", "fork", "side", "side", "commit", "merge", "drop"),
     *("fork", "side", "side", "drop", "commit", "gc", "compact"),
 )
-
-
-def switch_syncs_off() -> None:
-    """Open every environment without syncs."""
-    vars(lmdb)["open"] = functools.partial(cast(Any, lmdb.open), sync=False)
 
 
 def main(path: Path, plan: Plan, steps: int, sync: str) -> None:
