@@ -76,6 +76,8 @@ class Check:
         self.counts: dict[FaultKind, int] = {}
         self.unheld: list[str] = []  # what was collected meanwhile
         self.bad_entries: list[tuple[Kind, Link]] = []  # of indexes
+        self._values: dict[str, bytes] = {}  # where refs are
+        self._unread: set[str] = set()  # names of those that cannot be read
         self._masks = [0, 0]  # refs that reach a fault; those whose head does
         self._notes: list[str] = []
         self._progress = progress or (lambda phase, done, total: None)
@@ -249,6 +251,7 @@ class Check:
                 self.fault("ref", f"ref {row.name}: neither a branch nor a tag")
             bit = self._bit_of(row.name)
             self.history.add_head(value.oid, bit)
+            self._values[row.name] = value.oid
             roots.append(Root(row.name, value.oid, bit))
         return roots
 
@@ -264,6 +267,7 @@ class Check:
     def _of_name(self, fault: Fault, name: str) -> None:
         """A fault of a ref by itself."""
         fault.ref = name
+        self._unread.add(name)
         bit = 1 << self._bit_of(name)
         self.reach_by(fault, bit, bit)
 
@@ -288,27 +292,47 @@ class Check:
     # reflogs
 
     def _reflogs(self) -> Iterator[None]:
+        """Walk what reflog entries hold; each entry must go on where the one before it ended."""
+        last: tuple[str, bytes | None] | None = None  # name, and where its newest entry so far left it
         for name, data in self._log_rows():
+            if last is not None and last[0] != name:
+                self._ended(*last)
+                last = None
             try:
-                entry = decode_log_entry(name, data)
+                entry = None if data is None else decode_log_entry(name, data)
             except CorruptionError as error:
                 self.fault("reflog", str(error)).ref = _REFLOG + name
+                entry = None
+            if entry is None:
+                last = None
                 continue
+            if last is not None and entry.old != last[1]:
+                self.fault("reflog", f"reflog of {name}: an entry is missing").ref = _REFLOG + name
+            last = name, entry.new
             roots = [Root(_REFLOG + name, oid, -1) for oid in (entry.new, entry.old) if oid is not None]
             new = [root for root in roots if not self.history.was_met(root.oid)]
             if new:
                 yield from self._walked(new)
             yield
+        if last is not None:
+            self._ended(*last)
 
-    def _log_rows(self) -> Iterator[tuple[str, bytes]]:
+    def _ended(self, name: str, oid: bytes | None) -> None:
+        """Where the newest entry of a reflog left its ref, there the ref is."""
+        is_steady = self.store.backend.version() == self._version
+        if self._values.get(name) != oid and name not in self._unread and is_steady:
+            message = f"reflog of {name}: its newest entry does not say where {name} is"
+            self.fault("reflog", message).ref = _REFLOG + name
+
+    def _log_rows(self) -> Iterator[tuple[str, bytes | None]]:
+        """(name, entry) of all reflogs, oldest first; None for an entry that is a fault."""
         backend = self.store.backend
         try:
             if isinstance(backend, Inspectable):
                 for row in backend.inspector().reflog_rows():
                     if row.value is None:
                         self.fault("reflog", f"reflog of {row.name}: {row.problem}").ref = _REFLOG + row.name
-                    else:
-                        yield row.name, row.value
+                    yield row.name, row.value
                 return
             names = backend.reflog_names()
         except UNREADABLE as error:
@@ -322,7 +346,7 @@ class Check:
                 self.fault("reflog", f"reflog of {name}: {error}").ref = _REFLOG + name
                 self._notes.append(f"what the reflog of {name} reaches: it cannot be read")
                 continue
-            yield from ((name, data) for data in entries)
+            yield from ((name, data) for data in reversed(entries))
 
     # indexes
 

@@ -13,6 +13,8 @@ from kvgit_hamt.backend.base import Batch, RefUpdate
 from kvgit_hamt.backend.lmdb import LmdbBackend
 from kvgit_hamt.classic.kvstore import KVStore, check_values
 from kvgit_hamt.errors import BackendError, BranchMovedError, CorruptionError, StateError
+from kvgit_hamt.objects import LogEntry, decode_ref, encode_log_entry
+from kvgit_hamt.refs import now_us
 
 ATTEMPTS: Final = 10_000  # lost races, each of which means that somebody else's write went through
 NAME_MAX_BYTES: Final = 400  # longer keys are named by their hash: LMDB's keys have at most 511 bytes
@@ -126,7 +128,8 @@ class Disk(KVStore):
         for prefix in ("heads/", "tags/"):
             for name, value in engine.list_refs(prefix):
                 with contextlib.suppress(BranchMovedError):  # somebody else is at it
-                    engine.publish(Batch(refs=[RefUpdate(name, value, None, None)]))
+                    log = encode_log_entry(LogEntry(decode_ref(name, value).oid, None, now_us(), "cleared"))
+                    engine.publish(Batch(refs=[RefUpdate(name, value, None, log)]))
 
     def _write(self, values: Mapping[str, bytes | None]) -> None:
         """Set (None: remove) refs whatever they hold, in one transaction."""

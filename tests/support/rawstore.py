@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import lmdb
 
@@ -25,6 +25,14 @@ from kvgit_hamt.backend.lmdb_state import (
 from kvgit_hamt.wire import CHECK_BYTES, seal
 
 SIGNS = {"refs": REF, "meta": META, "pending": PENDING}  # tables whose rows lie in the main database
+
+
+class RawRow(NamedTuple):
+    """A row as it lies in LMDB; ``table`` is a field of ``Tables``."""
+
+    table: str
+    key: bytes
+    value: bytes
 
 
 class RawStore:
@@ -79,15 +87,48 @@ class RawStore:
         put_state(self.txn, self.tables, state._replace(next_place=state.next_place + 1))
         return place
 
+    def drop_ref_row(self, name: str) -> None:
+        """Take a ref away; the sum over the refs stays."""
+        self.delete("refs", name.encode())
+
+    def rename_ref_row(self, name: str, other: str) -> None:
+        """Put a ref's row, as it is, under another name."""
+        stored = self.get("refs", name.encode())
+        assert stored is not None
+        self.delete("refs", name.encode())
+        self.put("refs", other.encode(), stored)
+
+    def add_log(self, name: str, entry: bytes) -> None:
+        """Add a reflog entry, with a right checksum."""
+        state = read_state(self.txn, self.tables)
+        key = name.encode() + b"\0" + state.log_sequence.to_bytes(8, "big")
+        self.put("reflog", key, protect(key, entry))
+        put_state(self.txn, self.tables, state._replace(log_sequence=state.log_sequence + 1))
+
+    def ref_rows(self) -> list[RawRow]:
+        """All refs, as they lie in LMDB."""
+        return [RawRow("main", *row) for row in small_rows(self.txn, self.tables, REF)]
+
+    def log_rows(self) -> list[RawRow]:
+        """All reflog entries, as they lie in LMDB."""
+        return [RawRow("reflog", *row) for row in self.rows("reflog")]
+
+    def replace_row(self, table: str, old_key: bytes, key: bytes, value: bytes) -> None:
+        """Exchange a row, key and value, as it lies in LMDB."""
+        handle = getattr(self.tables, table)
+        assert self.txn.delete(old_key, db=handle)
+        self.txn.put(key, value, db=handle)
+
     def set_ref(self, name: str, value: bytes | None) -> None:
-        """Set or drop a ref, and the sum over the refs with it."""
+        """Set or drop a ref in a commit of its own: the sum over the refs and the counter go with it."""
         key = name.encode()
         if value is None:
             self.txn.delete(REF + key, db=self.tables.main)
         else:
             self.put("refs", key, protect(REF + key, value))
         state = read_state(self.txn, self.tables)
-        put_state(self.txn, self.tables, state._replace(refs_sum=sum_refs(self.txn, self.tables)))
+        refs_sum = sum_refs(self.txn, self.tables)
+        put_state(self.txn, self.tables, state._replace(refs_sum=refs_sum, counter=state.counter + 1))
 
 
 def open_raw(path: str | os.PathLike[str]) -> tuple[lmdb.Environment, Tables]:
