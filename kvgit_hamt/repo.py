@@ -530,6 +530,10 @@ def _backend_at(where: str | os.PathLike[str] | Backend | None) -> Backend:
 def _config_of(backend: Backend, wanted: Codec | None, shape: Shape | None, clock: Clock) -> Config:
     """The store's description; a new store is made with its initial commit and branch main."""
     data = backend.get_ref(CONFIG)
+    if data is None and backend.list_refs(""):  # which finds a ref whose name was damaged
+        data = backend.get_ref(CONFIG)  # another process has just made it
+        if data is None:
+            raise CorruptionError("the store's description is gone, but its branches are not")
     if data is None:
         codec = wanted or get_codec("msgpack")
         config = Config(shape or Shape(), codec.name)
