@@ -15,7 +15,7 @@ from kvgit_hamt.cli.program import program
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = [sys.executable, "-m", "kvgit_hamt"]
-TIMEOUT_S = 120
+TIMEOUT_S = 20
 
 
 @dataclass(frozen=True)
