@@ -346,6 +346,9 @@ class StoreWriter:
         self._blobs: dict[bytes, bytes] = {}
         self._commits: set[bytes] = set()
         self._required: set[bytes] = set()
+        self._shared: set[bytes] = (
+            set()
+        )  # commits that were made before: gc may take them, then they are made anew
         self._relied: list[tuple[Kind, bytes, bytes]] = []
         self._nodes: dict[bytes, bytes] = {}  # of a load: to be found by oid once it is published
         self._last_blob = 0
@@ -460,7 +463,7 @@ class StoreWriter:
         """The commit of this oid, if it is stored: on placed backends none may be stored twice.
 
         Raises:
-            StaleBatchError: it was stored after this batch was begun.
+            StaleBatchError: it was stored after this batch was begun; or gc has just collected it.
         """
         if not self._placed or oid in self._commits:
             return None
@@ -469,8 +472,14 @@ class StoreWriter:
             return None
         if not self._is_reserved and self._is_late(loc):
             raise StaleBatchError("somebody has just stored this very commit; run again")
-        found = self.store.read_commit(oid, loc)
-        self.require(found)
+        try:
+            found = self.store.read_commit(oid, loc)
+        except CorruptionError as error:
+            if self.store.backend.find("commit", oid) == loc:
+                raise
+            raise StaleBatchError("gc has just collected this very commit; run again") from error
+        self._shared.add(oid)
+        self._relied.append(("commit", oid, loc))
         return found
 
     def put_commit(self, payload: bytes, tree: Tree, parents: Sequence[CommitObject]) -> Link:
@@ -570,7 +579,7 @@ class StoreWriter:
         base = self._next - len(self._records) if self._placed else 0
         batch = Batch(
             records=self._records, base=base, is_reserved=self._is_reserved and self._placed,
-            refs=refs, required=sorted(self._required.union(required) - self._commits),
+            refs=refs, required=sorted(self._required.union(required) - self._commits - self._shared),
             relied=self._relied, entries=[("node", *link) for link in nodes.items()],
             meta=meta, touches=touches,
         )  # fmt: skip
