@@ -10,7 +10,6 @@ from typing import Any
 from kvgit_hamt.backend import lmdb_write
 from kvgit_hamt.backend.base import Batch, RefUpdate
 from kvgit_hamt.backend.lmdb import LmdbBackend
-from kvgit_hamt.backend.lmdb_state import check_number, protect
 from kvgit_hamt.errors import BranchMovedError
 from tests.support.linear import Call
 from tests.support.racers import PATIENCE_S
@@ -20,18 +19,13 @@ REFS = ("heads/a", "heads/b", "tags/c")
 
 def put_blindly() -> None:
     """Take the comparison out of compare-and-set: what the controls race with."""
-    assert callable(lmdb_write._move_ref)
+    compare_and_set = lmdb_write._move_ref
 
     def move(txn: Any, tables: Any, update: RefUpdate) -> int:
-        key = update.name.encode()
-        stored = txn.get(key, None, tables.refs)
-        change = -check_number(stored) if stored else 0
-        if update.new is None:
-            txn.delete(key, db=tables.refs)
-            return change
-        value = protect(key, update.new)
-        txn.put(key, value, db=tables.refs)
-        return change + check_number(value)
+        try:
+            return compare_and_set(txn, tables, update)
+        except BranchMovedError as error:
+            return compare_and_set(txn, tables, update._replace(old=error.actual))
 
     lmdb_write._move_ref = move
 
