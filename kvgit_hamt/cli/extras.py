@@ -16,6 +16,13 @@ from kvgit_hamt.demo_data import ALL_COUNT
 
 ROOT = Path(__file__).parents[2]  # of a checkout; of an installed package nothing of ours
 
+# Not `python -m bench`, which would run a bench of the directory one is in.
+RUN_BENCH = """\
+import runpy, sys
+sys.path[0] = sys.argv.pop(1)
+runpy.run_module("bench", run_name="__main__", alter_sys=True)
+"""
+
 
 @command("demo", store=False)
 @click.argument("directory", metavar="[DIR]", default=demo_module.DEFAULT_DIRECTORY, type=click.Path())
@@ -55,8 +62,9 @@ def bench(app: App, arguments: tuple[str, ...]) -> int:
         )
     app.out.flush()
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = {**os.environ, "PYTHONPATH": path}
     done = subprocess.run(
-        [sys.executable, "-m", "bench", *arguments], env={**os.environ, "PYTHONPATH": path}, check=False
+        [sys.executable, "-c", RUN_BENCH, str(ROOT), *arguments], env=environment, check=False
     )
     return done.returncode if done.returncode >= 0 else ENVIRONMENT
 
