@@ -87,7 +87,7 @@ def test_k2_nor_does_one_that_is_killed_in_the_middle_of(tmp_path: Path, kind: s
         control_kills=len(caught),
     )
     assert [problem for problem in problems if problem] == []
-    assert inside > kills // 10
+    assert inside
     assert any(caught), f"no kill with the fault {fault!r} was caught"
 
 
