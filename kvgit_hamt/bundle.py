@@ -13,10 +13,11 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 from typing import Any, BinaryIO, Protocol, TypeAlias
 
-from kvgit_hamt import bundle_check, hamt, kernel, node, revision
+from kvgit_hamt import bundle_check, graph, hamt, kernel, node, revision
 from kvgit_hamt.bundle_format import OBJECT, FrameReader, FrameWriter, Head, Header, is_same
 from kvgit_hamt.bundle_spill import SpillMap
 from kvgit_hamt.errors import CorruptionError, InvalidInputError
@@ -137,12 +138,11 @@ def _by_name(head: Head) -> tuple[bool, str, bytes]:
 
 def _head(refs: Refs, name: str) -> tuple[Head, CommitObject]:
     """The commit that a name names, as a head of a bundle."""
-    commit = revision.resolve(refs, name)
     for full in (HEADS + name, TAGS + name, name):
-        if full.startswith((HEADS, TAGS)):
-            value = refs.get(full)
-            if value is not None and value.oid == commit.oid:
-                return Head(full, value.oid, value.info), commit
+        value = refs.get(full) if full.startswith((HEADS, TAGS)) else None
+        if value is not None:
+            return Head(full, value.oid, value.info), refs.store.read_commit(value.oid)
+    commit = revision.resolve(refs, name)
     return Head(None, commit.oid, None), commit
 
 
@@ -179,18 +179,18 @@ def _between(
     heap: list[tuple[int, bytes, CommitObject]] = []
     wanted_count = 0
 
-    def mark(oid: bytes, flag: int, commit: CommitObject | None, loc: bytes) -> None:
+    def mark(oid: bytes, flag: int, read: Callable[[], CommitObject]) -> None:
         nonlocal wanted_count
         was = flags.get(oid)
         flags[oid] = (was or 0) | flag
         wanted_count += bool(flags[oid] & _WANTED) - bool((was or 0) & _WANTED)
         if was is None:
-            found = commit or store.read_commit(oid, loc)
+            found = read()
             heapq.heappush(heap, (-found.generation, oid, found))
 
     for flag, starts in ((_WANTED, heads), (_EXCLUDED, excluded)):
         for start in starts:
-            mark(start.oid, flag, start, start.loc)
+            mark(start.oid, flag, partial(_itself, start))
     needed = []
     while wanted_count:
         _, oid, commit = heapq.heappop(heap)
@@ -200,9 +200,14 @@ def _between(
             out += oid + commit.loc
         elif flag & _WANTED:
             needed.append(commit)
-        for parent, loc in commit.parents:
-            mark(parent, _WANTED if flag == _WANTED else _EXCLUDED, None, loc)
+        for link in commit.parents:
+            read = partial(graph.read_parent, store, commit, link)
+            mark(link[0], _WANTED if flag == _WANTED else _EXCLUDED, read)
     return needed
+
+
+def _itself(commit: CommitObject) -> CommitObject:
+    return commit
 
 
 # writing

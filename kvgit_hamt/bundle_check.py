@@ -20,7 +20,6 @@ from kvgit_hamt.errors import CorruptionError
 from kvgit_hamt.node import BLOB, COMMIT, EMPTY_SLOT, INNER, LEAF, BlobRef, Children
 from kvgit_hamt.objects import BLOB_HEADER, CommitObject, decode_commit
 from kvgit_hamt.path import MAX_KEY_BYTES, PATH_BITS
-from kvgit_hamt.refs import to_datetime
 
 UNREAD_LEVEL = -2  # of stored leaves that were not looked into: the paths below them are not known
 UNKNOWN_LEVEL = -1  # of leaves, which have none, and below forged keys that share all of their path
@@ -224,10 +223,6 @@ class Checker:
         commit = decode_commit(oid, b"", payload)
         if commit.codec != self.codec:
             raise CorruptionError(f"commit {oid.hex()} has another codec than the bundle")
-        try:
-            to_datetime(commit.time_us or 0)
-        except OverflowError as error:
-            raise CorruptionError(f"commit {oid.hex()} has a time that is none") from error
         root = self.need(commit.tree[0], (LEAF, INNER), oid)
         if root is not None:
             is_light = self.shape.is_leaf(root.entry_count, root.size)

@@ -44,10 +44,10 @@ def log(store: Store, starts: Iterable[CommitObject], first_parent: bool = False
         yield commit
         for parent in commit.parents[:1] if first_parent else commit.parents:
             if parent[0] not in waiting:
-                push(_read_parent(store, commit, parent))
+                push(read_parent(store, commit, parent))
 
 
-def _read_parent(store: Store, commit: CommitObject, link: Link) -> CommitObject:
+def read_parent(store: Store, commit: CommitObject, link: Link) -> CommitObject:
     """A parent of a commit; CorruptionError if it is not older, so that no walk goes round for ever."""
     parent = store.read_commit(*link)
     if parent.generation >= commit.generation:
@@ -84,7 +84,7 @@ def merge_bases(store: Store, one: CommitObject, other: CommitObject) -> list[Co
             fresh += _mark(flags, link, flag)
             if link[0] not in queued:
                 queued.add(link[0])
-                parent = _read_parent(store, commit, link)
+                parent = read_parent(store, commit, link)
                 heapq.heappush(heap, (_rank(parent), parent))
     # A commit has all its flags when it is popped, since children have larger generations; so what
     # was found is never below another that was found.

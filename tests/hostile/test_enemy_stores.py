@@ -194,7 +194,7 @@ def test_a_check_of_a_history_that_lies_ends_and_says_so(name):
 
 @every_backend
 def test_control_without_generations_a_ring_of_commits_has_no_end(kind, monkeypatch):
-    monkeypatch.setattr(graph, "_read_parent", lambda store, commit, link: store.read_commit(*link))
+    monkeypatch.setattr(graph, "read_parent", lambda store, commit, link: store.read_commit(*link))
     enemy = Enemy(BACKENDS[kind]())
     enemy.branch("bad", ring(enemy))
     with pytest.raises(EndlessError):

@@ -377,7 +377,7 @@ def test_a_root_of_a_subtree_is_no_root():
 WRONG_COMMITS: dict[str, tuple[dict[str, Any], str]] = {
     "generation": ({"generation": 2}, "generation"),
     "codec": ({"codec": "pickle"}, "codec"),
-    "time": ({"time_us": 1 << 62}, "time"),
+    "time": ({"time_us": 1 << 62}, "malformed"),
     "parent": ({"parents": (bytes(32),), "generation": 2}, "not in the bundle"),
     "tree": ({"tree": bytes(32)}, "not in the bundle"),
 }
