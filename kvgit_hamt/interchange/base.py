@@ -129,7 +129,7 @@ def text_of(data: bytes) -> str:
     that is UTF-8 is its own key, and the others keep their directories.
     """
     if b"\0" in data:
-        data = data.replace(b"\0", b"\000")
+        data = data.replace(b"\x00", b"\x0000")
     try:
         return data.decode()
     except UnicodeDecodeError:
