@@ -6,7 +6,7 @@ Spec: docs/format.md, "Refs".
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
@@ -15,6 +15,7 @@ from kvgit_hamt.errors import (
     BranchExistsError,
     BranchMovedError,
     BranchNotFoundError,
+    CommitNotFoundError,
     CorruptionError,
     InvalidInputError,
     InvalidNameError,
@@ -183,8 +184,23 @@ class Refs:
 
     def move(self, full: str, old: RefValue | None, new: RefValue | None, why: str) -> None:
         """Move, create or delete one ref; BranchMovedError if it does not hold ``old``."""
-        required = (new.oid,) if new is not None else ()
-        self.store.writer().publish([self.update(full, old, new, why)], required)
+        self.publish([self.update(full, old, new, why)], None if new is None else new.oid)
+
+    def publish(self, updates: Sequence[RefUpdate], target: bytes | None) -> None:
+        """Move refs to a commit.
+
+        Raises:
+            BranchMovedError: one did not hold its old value. CommitNotFoundError: the commit has just been
+                collected. Nothing was changed.
+        """
+        try:
+            self.store.writer().publish(updates, () if target is None else (target,))
+        except CorruptionError as error:
+            if target is None or self.store.backend.find("commit", target) is not None:
+                raise
+            raise CommitNotFoundError(
+                f"commit {target.hex()} has just been collected; nothing was changed"
+            ) from error
 
     def reflog(self, full: str, limit: int | None = None) -> list[ReflogEntry]:
         """Moves of a ref, newest first; kept after the ref is deleted."""
@@ -356,12 +372,12 @@ def _rename(refs: Refs, prefix: str, names: tuple[str, str], value: RefValue) ->
     old, new = names
     kind = prefix[:-1].removesuffix("s").replace("head", "branch")
     try:
-        refs.store.writer().publish(
+        refs.publish(
             [
                 refs.update(prefix + new, None, value, f"{kind}: renamed from {old}"),
                 refs.update(prefix + old, value, None, f"{kind}: renamed to {new}"),
             ],
-            [value.oid],
+            value.oid,
         )
     except BranchMovedError as error:
         if error.name == prefix + new:

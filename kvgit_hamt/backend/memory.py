@@ -40,13 +40,14 @@ class MemoryBackend:
 
     def read(self, oid: bytes, loc: bytes) -> bytes | None:
         """The sealed record, or None when it is not there."""
+        records = self._records  # taken before the check: ``close`` puts an empty one in its place
         self._check_open()
-        return self._records.get(oid)
+        return records.get(oid)
 
     def read_many(self, links: Sequence[tuple[bytes, bytes]]) -> list[bytes | None]:
         """Records of many (oid, loc), in order."""
-        self._check_open()
         with self._lock:
+            self._check_open()
             return [self._records.get(oid) for oid, _ in links]
 
     def find(self, kind: Kind, oid: bytes) -> bytes | None:
@@ -129,26 +130,27 @@ class MemoryBackend:
 
     def get_ref(self, name: str) -> bytes | None:
         """The encoded value of one ref."""
+        refs = self._refs
         self._check_open()
-        return self._refs.get(name)
+        return refs.get(name)
 
     def list_refs(self, prefix: str) -> list[tuple[str, bytes]]:
         """(name, encoded value) of all refs whose name starts with ``prefix``, by name in UTF-8 order."""
-        self._check_open()
         with self._lock:
+            self._check_open()
             names = sorted(name for name in self._refs if name.startswith(prefix))
             return [(name, self._refs[name]) for name in names]
 
     def read_reflog(self, name: str, limit: int | None = None) -> list[bytes]:
         """Encoded reflog entries of a ref, newest first."""
-        self._check_open()
         with self._lock:
+            self._check_open()
             return self._reflog.get(name, [])[::-1][:limit]
 
     def reflog_names(self) -> list[str]:
         """Names that have reflog entries, deleted refs among them, in order."""
-        self._check_open()
         with self._lock:
+            self._check_open()
             return sorted(self._reflog)
 
     def get_meta(self, name: str) -> bytes | None:
@@ -158,14 +160,14 @@ class MemoryBackend:
 
     def read_touches(self, table: str) -> dict[bytes, int]:
         """All rows of a table of touches, key -> counter."""
-        self._check_open()
         with self._lock:
+            self._check_open()
             return dict(self._touches.get(table, {}))
 
     def iterate_records(self) -> Iterator[tuple[bytes, bytes]]:
         """(oid, sealed record) of the records there were at the start, in order of storing."""
-        self._check_open()
         with self._lock:
+            self._check_open()
             oids = list(self._records)
         for oid in oids:
             self._check_open()
@@ -180,14 +182,14 @@ class MemoryBackend:
 
     def list_index(self, kind: Kind, after: bytes, limit: int) -> list[tuple[bytes, bytes]]:
         """Up to ``limit`` (oid, b"") of an index past ``after``. Cost: sorts the index."""
-        self._check_open()
         with self._lock:
+            self._check_open()
             return [(oid, b"") for oid in sorted(o for o in self._index[kind] if o > after)[:limit]]
 
     def list_records(self, after: bytes, limit: int) -> list[tuple[bytes, int]]:
         """Up to ``limit`` (oid, bytes of the record) past ``after``. Cost: sorts the records."""
-        self._check_open()
         with self._lock:
+            self._check_open()
             oids = sorted(oid for oid in self._records if oid > after)[:limit]
             return [(oid, len(self._records[oid])) for oid in oids]
 
@@ -247,8 +249,8 @@ class MemoryBackend:
 
     def stats(self) -> dict[str, int]:
         """Counts of records, commits and refs; ``file_bytes`` is 0."""
-        self._check_open()
         with self._lock:
+            self._check_open()
             return {
                 "record_count": len(self._records),
                 "commit_count": len(self._commits),

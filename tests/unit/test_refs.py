@@ -131,7 +131,7 @@ def test_a_tag_and_a_branch_may_share_a_name_and_the_branch_comes_first(repo):
 
 def test_a_ref_cannot_be_set_to_a_commit_that_is_not_there(repo):
     before = state_of(repo)
-    with pytest.raises(kvgit.CorruptionError):
+    with pytest.raises(kvgit.CommitNotFoundError):
         repo.refs.move(HEADS + "side", None, RefValue(b"\1" * 32), "test")
     assert state_of(repo) == before
 
