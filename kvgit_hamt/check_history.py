@@ -119,6 +119,8 @@ class HistoryWalk:
         queued = self._waiting.get(oid)
         if queued is not None:
             self._waiting[oid] = queued._replace(mask=queued.mask | origin.mask)
+            if loc is not None and loc != queued.commit.loc:
+                self._read(oid, loc, origin)  # it was found by its id; this link says another place
             return queued.commit.generation
         known = self._bad.get(oid)
         if known is not None:

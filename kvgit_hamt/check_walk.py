@@ -298,7 +298,8 @@ class TreeWalk:
             return None
         if was and is_same(was, mark) and self._is_contradiction(task, context):
             return None
-        self.seen.set(task.link, mark)
+        if not was or is_same(was, mark):  # else another object lies there
+            self.seen.set(task.link, mark)
         return task._replace(again=True) if was else task
 
     def _is_contradiction(self, task: Task, context: Context) -> bool:
@@ -336,7 +337,7 @@ class TreeWalk:
         if body is None:
             self.lost_count += 1
             self.flawed_count += flaw.kind != "missing"
-            if len(self._tainted) < TAINT_MAX:
+            if len(self._tainted) < TAINT_MAX and is_same(self.seen.get(task.link), task.mark):
                 self.seen.set(task.link, 0)
         return body
 
@@ -362,7 +363,8 @@ class TreeWalk:
     def untaint(self, task: Task) -> None:
         """Forget that something was wrong with a record: it was put right."""
         self._tainted.pop(task.link, None)
-        self.seen.set(task.link, 0)
+        if is_same(self.seen.get(task.link), task.mark):
+            self.seen.set(task.link, 0)
 
     @property
     def is_taint_full(self) -> bool:

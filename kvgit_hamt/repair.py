@@ -71,11 +71,17 @@ class RepairResult:
 class _Pending(NamedTuple):
     """A bad record that waits for its payload, its children's places, or for its own to turn out free.
 
-    ``resume`` goes on with the walk when it is stored.
+    Attributes:
+        link: with the location b"" where nobody knows it.
+        named: the place that its parent names.
+        parent: whose record names it; None where an index does.
+        resume: goes on with the walk when it is stored.
     """
 
     fault: Fault
     link: Link
+    named: bytes
+    parent: Link | None
     payload: bytes | None
     locs: list[bytes | None]
     is_occupied: bool
@@ -100,6 +106,7 @@ class _Repair:
         self._pending: list[_Pending] = []
         self._claimed: dict[bytes, bytes] = {}  # place -> oid of what was stored there
         self._reserved: list[int] = []
+        self.has_moved = False  # a parent was made to name another place
 
     # the whole
 
@@ -127,46 +134,58 @@ class _Repair:
     # what the walk asks
 
     def _node(self, fault: Fault, task: Task, flaw: Flaw, context: Context) -> bytes | None:
+        walk = self.check.walk
         clue = Clue(context.commit.oid, task.trail.slots(), task.key)
+        above = task.trail.parent if task.key is None else task.trail
+        parent = (context.commit.oid, context.commit.loc) if above is None else above.link
 
         def resume(link: Link) -> Iterator[None]:
-            self.check.walk.untaint(task)
-            if task.key is None:
-                yield from self.check.walk.resume(task, context)
+            walk.untaint(task)
+            if task.key is not None:
+                walk.blob(task._replace(link=link), context)
             else:
-                self.check.walk.blob(task, context)
+                yield from walk.resume(
+                    task._replace(link=link, trail=task.trail._replace(link=link)), context
+                )
 
-        found = self._heal(fault, task.link, flaw, clue, resume)
+        found = self._heal(
+            _Pending(fault, task.link, task.link[1], parent, None, [], False, resume), flaw, clue
+        )
         return None if found is None else found[1]
 
     def _commit(self, fault: Fault, link: Link, flaw: Flaw, origin: Origin) -> tuple[bytes, bytes] | None:
+        parent = None if origin.child is None else (origin.child.oid, origin.child.loc)
+
         def resume(at: Link) -> Iterator[None]:
             yield from self.check.history.resume(at, origin)
 
-        return self._heal(fault, link, flaw, None, resume)
+        return self._heal(_Pending(fault, link, link[1], parent, None, [], False, resume), flaw, None)
 
-    def _heal(
-        self, fault: Fault, link: Link, flaw: Flaw, clue: Clue | None, resume: Resume
-    ) -> tuple[bytes, bytes] | None:
+    def _heal(self, each: _Pending, flaw: Flaw, clue: Clue | None) -> tuple[bytes, bytes] | None:
         """(location, right body) of a bad record, which is stored; None where that fails or has to wait."""
-        oid, loc = link
+        oid, loc = each.link
         if (
             flaw.body is not None
             and flaw.kind in ("mismatch", "malformed")
             and self._is_itself(oid, flaw.body)
         ):
             return None
-        is_unplaced = self.backend.placed and not loc
-        payload = None if is_unplaced else self._fetch(oid, clue)
+        if self.backend.placed:
+            is_occupied = bool(loc) and self._is_occupied(oid, loc)
+            is_possible = 0 < int.from_bytes(loc, "little") < self.backend.next_place()
+            if not is_possible or (is_occupied and each.parent is None):  # an index is wrong, or gone
+                self._pending.append(each._replace(link=(oid, b"")))
+                return None
+            each = each._replace(is_occupied=is_occupied)
+        payload = self._fetch(oid, clue)
         locs: list[bytes | None] = []
         if payload is not None and self.backend.placed:
             locs = self._places(payload, flaw.body)
-        is_occupied = self.backend.placed and not is_unplaced and self._is_occupied(oid, loc)
-        if payload is None or is_unplaced or is_occupied or None in locs:
-            self._pending.append(_Pending(fault, link, payload, locs, is_occupied, resume))
+        if payload is None or each.is_occupied or None in locs:
+            self._pending.append(each._replace(payload=payload, locs=locs))
             return None
         body = payload + b"".join(place for place in locs if place)
-        return (loc, body) if self._put(fault, link, body) else None
+        return (loc, body) if self._put(each.fault, each.link, body) else None
 
     def _is_itself(self, oid: bytes, body: bytes) -> bool:
         """Whether an object is what its oid says: then no other one can take its place."""
@@ -275,22 +294,21 @@ class _Repair:
     def _round(self) -> None:
         """Settle what waits: search both stores, give new places, store, and walk on."""
         pending, self._pending = self._pending, []
-        payloads = self._payloads(pending)
+        found = self._search({each.link[0] for each in pending if self.backend.placed and not each.link[1]})
+        payloads = self._payloads([each for each in pending if each.link[1] or each.link[0] not in found])
         wanted: set[bytes] = set()
         waiting: list[_Pending] = []
         for each in pending:
             payload, locs = payloads.get(each.link[0], each.payload), each.locs
-            if self.backend.placed:
-                if not each.link[1]:
-                    wanted.add(each.link[0])
-                if payload is not None:
-                    if each.payload is None:
-                        locs = self._places(payload, None)
-                    links = zip(self._links(payload), locs, strict=True)
-                    wanted.update(oid for (_, oid), loc in links if loc is None)
+            if payload is not None and self.backend.placed:
+                if each.payload is None:
+                    locs = self._places(payload, None)
+                links = zip(self._links(payload), locs, strict=True)
+                wanted.update(oid for (_, oid), loc in links if loc is None)
             waiting.append(each._replace(payload=payload, locs=locs))
-        found = {oid: place for oid, place, _ in self.own.search(wanted)} if wanted else {}
-        lost = wanted.difference(found)
+        found.update(self._search(wanted))
+        lost = {each.link[0] for each in pending if self.backend.placed and not each.link[1]} | wanted
+        lost.difference_update(found)
         if lost:
             first = self.backend.reserve(len(lost))
             self._reserved.append(first)
@@ -303,6 +321,10 @@ class _Repair:
         self.faults += self.check.faults_kept
         self.check.faults_kept.clear()
         self._flush()
+
+    def _search(self, wanted: set[bytes]) -> dict[bytes, bytes]:
+        """Where objects lie in this store, whatever names them. Cost: the SHA-256 of every record."""
+        return {oid: place for oid, place, _ in self.own.search(wanted)} if wanted else {}
 
     def _payloads(self, pending: list[_Pending]) -> dict[bytes, bytes]:
         """Payloads that were not found at first."""
@@ -325,23 +347,45 @@ class _Repair:
     ) -> tuple[_Pending, Link] | None:
         """Store what waited, if all is known now; the link under which the walk goes on."""
         oid, loc = each.link
-        if self.backend.placed and not loc:
+        if each.is_occupied and self.check.walk.seen.get((oid, loc)):
+            # What lies there is in its place: so the parent is wrong.
+            self._pending.append(each._replace(link=(oid, b""), is_occupied=False))
+            return None
+        is_moved = self.backend.placed and not loc
+        if is_moved:
             loc = found[oid]
-            if oid not in lost:  # only its index entry was
-                self._enter(oid, loc)
-                self.healed.add(each.fault.number)
-                return each, (oid, loc)
-        if each.payload is None:
+        if is_moved and oid not in lost:
+            self.healed.add(each.fault.number)
+        elif each.payload is None:
             self.reasons[each.fault.number] = "the source does not hold it"
             return None
-        if each.is_occupied and self.check.walk.seen.get((oid, loc)):
-            self.reasons[each.fault.number] = "two links name one place"
-            return None
-        oids = [child for _, child in self._links(each.payload)] if self.backend.placed else []
-        places = [place or found[child] for child, place in zip(oids, each.locs, strict=True)]
-        if not self._put(each.fault, (oid, loc), each.payload + b"".join(places)):
-            return None
+        else:
+            oids = [child for _, child in self._links(each.payload)] if self.backend.placed else []
+            places = [place or found[child] for child, place in zip(oids, each.locs, strict=True)]
+            if not self._put(each.fault, (oid, loc), each.payload + b"".join(places)):
+                return None
+        if is_moved and each.parent is None:
+            self._enter(oid, loc)
+        elif is_moved:
+            self._rewrite(each, loc)
         return each, (oid, loc)
+
+    def _rewrite(self, each: _Pending, loc: bytes) -> None:
+        """Let the parent of a record name another place; others that do so are found by the next pass."""
+        self._flush()
+        self.has_moved = True
+        assert each.parent is not None
+        body = self.records.read(*each.parent)
+        if isinstance(body, Flaw):
+            return
+        payload = self.records.payload_of(body)
+        tail = body[len(payload) :]
+        places = [tail[at : at + PLACE_BYTES] for at in range(0, len(tail), PLACE_BYTES)]
+        for number, (_, oid) in enumerate(self._links(payload)):
+            if oid == each.link[0] and places[number] == each.named:
+                places[number] = loc
+        record = NewRecord(each.parent[0], payload + b"".join(places), len(places), None)
+        self._queue.append((each.parent[1], record))
 
     def _enter(self, oid: bytes, loc: bytes) -> None:
         assert isinstance(self.backend, Mendable)
@@ -362,7 +406,8 @@ class _Repair:
                 changes.append(("commit", oid, b"" if fault.place is None else place_of(fault.place)))
             elif oid in bad:
                 kind, loc = bad[oid]
-                if isinstance(self.records.read(oid, loc), Flaw) or self._marked_other(kind, oid, loc):
+                is_there = self.check.history.find(oid, kind) == loc
+                if is_there and self._is_other(kind, oid, loc):
                     changes.append((kind, oid, None))
             else:
                 continue
@@ -375,7 +420,8 @@ class _Repair:
 
             self.backend.mend(enter)
 
-    def _marked_other(self, kind: Kind, oid: bytes, loc: bytes) -> bool:
+    def _is_other(self, kind: Kind, oid: bytes, loc: bytes) -> bool:
+        """Whether anything but a sound object of this oid and kind lies at a place."""
         body = self.records.read(oid, loc)
         return isinstance(body, Flaw) or INDEXES.get(body[0]) != kind
 
@@ -456,15 +502,15 @@ def repair(store: Store, from_: From, progress: Progress | None = None) -> Repai
     if not isinstance(store.backend, Mendable):
         raise InvalidInputError(f"a {type(store.backend).__name__} cannot be repaired in place")
     if isinstance(from_, Store):
-        return _Repair(store, StoreSource(from_.backend, from_.shape), progress).run()
+        return _run(store, StoreSource(from_.backend, from_.shape), progress)
     if isinstance(from_, (str, os.PathLike)):
         if os.path.isdir(from_):
             return _from_directory(store, os.fspath(from_), progress)
         with BundlePayloads(from_) as bundle:
-            return _Repair(store, bundle, progress).run()
+            return _run(store, bundle, progress)
     if not callable(getattr(from_, "payload", None)):
         raise InvalidInputError(f"a {type(from_).__name__} is no source: give a Repo, a path, or a bundle")
-    return _Repair(store, from_, progress).run()
+    return _run(store, from_, progress)
 
 
 def _from_directory(store: Store, path: str, progress: Progress | None) -> RepairResult:
@@ -472,4 +518,19 @@ def _from_directory(store: Store, path: str, progress: Progress | None) -> Repai
         data = backend.get_ref(CONFIG)
         if data is None:
             raise InvalidInputError(f"{path} is not a store")
-        return _Repair(store, StoreSource(backend, decode_config(data).shape), progress).run()
+        return _run(store, StoreSource(backend, decode_config(data).shape), progress)
+
+
+def _run(store: Store, source: PayloadSource, progress: Progress | None) -> RepairResult:
+    """Passes, until one has moved nothing: a record that several others name at a wrong place takes one for
+    each of them."""
+    healed: list[Fault] = []
+    count = size = 0
+    while True:
+        run = _Repair(store, source, progress)
+        result = run.run()
+        healed += result.healed
+        count += result.fetched_count
+        size += result.fetched_bytes
+        if not run.has_moved:
+            return RepairResult(tuple(healed), result.unhealed, count, size)
