@@ -110,6 +110,8 @@ def unpack(data: bytes, what: str) -> Any:
             check_claims(data)
         value = msgpack.unpackb(data, raw=False, strict_map_key=True)
         canonical = pack(value)
+    except MemoryError:  # says nothing of the bytes: what they claim to need was looked at first
+        raise
     except Exception as error:  # msgpack raises many kinds; all mean the same here
         raise CorruptionError(f"{what} is not canonical msgpack: {error}") from error
     if canonical != data:
