@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 import click
 from click.shell_completion import CompletionItem
 
+from kvgit_hamt.cli.exits import Failure
 from kvgit_hamt.errors import KvgitHamtError
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def keys(context: click.Context, _param: click.Parameter, start: str) -> list[Co
         with _open(context) as repo:
             found = repo.snapshot(branch=context.params.get("branch") or "main").keys(prefix=start)
             return [CompletionItem(key) for key in itertools.islice(found, MOST_KEYS) if key.isprintable()]
-    except (KvgitHamtError, click.ClickException, OSError, LookupError):
+    except (KvgitHamtError, Failure, OSError, LookupError):
         return []
 
 
@@ -51,7 +52,7 @@ def _names(context: click.Context, start: str, kinds: tuple[str, ...]) -> list[C
         with _open(context) as repo:
             names = [name for kind in kinds for name in getattr(repo, kind)]
             return [CompletionItem(name) for name in names if name.startswith(start)]
-    except (KvgitHamtError, click.ClickException, OSError, LookupError):
+    except (KvgitHamtError, Failure, OSError, LookupError):
         return []
 
 

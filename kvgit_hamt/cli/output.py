@@ -113,7 +113,8 @@ class Output:
             table.add_row(*[Text(_cell(value)) for value in row])
         self.flush()
         with _reader():
-            Console(file=self.stream, no_color=not self.has_color, highlight=False).print(table)
+            how: dict[str, Any] = {} if self.has_color else {"color_system": None}
+            Console(file=self.stream, highlight=False, **how).print(table)
 
     @contextmanager
     def progress(self, label: str) -> Iterator[Report]:
