@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
-from kvgit_hamt import graph, hamt, history, node, wire
+from kvgit_hamt import graph, hamt, history, killpoints, node, wire
 from kvgit_hamt.backend.base import Batch, Kind, NewRecord, RefUpdate
 from kvgit_hamt.bundle import Progress, Target, open_bundle
 from kvgit_hamt.bundle_check import UNREAD_LEVEL, Checker, Known, Visitor, visit
@@ -276,6 +276,7 @@ class _Sink:
             self.backend.publish(Batch(self.records, self.base, is_reserved=True))
             self.base = self.next
             self._forget()
+            killpoints.reached("bundle.flushed")
 
     def _forget(self) -> None:
         self.records = []
@@ -294,6 +295,7 @@ class _Sink:
 
     def release(self) -> None:
         """Give back what was reserved, when it has been published or given up."""
+        killpoints.reached("bundle.release")
         while self.ranges:
             self.backend.release(self.ranges[-1][0])
             self.ranges.pop()

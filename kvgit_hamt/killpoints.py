@@ -37,6 +37,10 @@ POINTS = (
     "compact.copied",
     "compact.locked",  # the copy is checked, about to take the place of the file
     "compact.replaced",  # the name is not synced
+    "copy.part",  # the copy is whole, and under another name
+    "copy.renamed",
+    "bundle.flushed",  # records of a bundle are stored that nothing names
+    "bundle.release",
 )
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import lmdb
 from lmdb.verify import VerifyError, verify
 
+from kvgit_hamt import killpoints
 from kvgit_hamt.backend.lmdb_errors import translate
 from kvgit_hamt.backend.lmdb_files import DATA_NAME, LOCK_NAME, sync_directory
 from kvgit_hamt.errors import BackendError, CorruptionError, ExistsError, StoreFullError
@@ -39,7 +40,9 @@ def copy(source: str, directory: str, write: CopyTo, open_store: Callable[[str],
         _check_structure(os.path.join(part, DATA_NAME))
         os.unlink(os.path.join(part, LOCK_NAME))
         _sync(part)
+        killpoints.reached("copy.part")
         os.rename(part, target)
+        killpoints.reached("copy.renamed")
         sync_directory(os.path.dirname(target))
     except lmdb.Error as error:
         raise translate(error, source) from error

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.crash import Track, kill_after, measure
-from tests.support.crash_model import Plan
+from tests.support.crash_model import Plan, make_bundle
 from tests.support.scale import pick, record
 
 pytestmark = pytest.mark.slow
@@ -24,8 +24,14 @@ KINDS = {
     "load": ("load",),
     "merge": ("fork", "side", "commit", "merge", "drop"),
     "big": ("big",),
+    "bundle": ("bundle", "commit", "drop", "commit", "gc"),
+    "copy": ("load", "copy"),
 }
-FAULTS = {"gc": "greedy", "compact": "in place"}  # what is caught; for the others, "early"
+FAULTS = {
+    "gc": "greedy",
+    "compact": "in place",
+    "copy": "piece by piece",
+}  # what is caught; for the others, "early"
 FRESH_EVERY = {"big": 10}  # kills, after which another store is made: a map that has grown does so seldom
 FRESH_ELSE = 40  # that the whole check of a long history does not take all the time
 SEED = 1
@@ -64,6 +70,7 @@ def test_k1_a_killed_process_loses_no_acknowledged_commit(tmp_path: Path) -> Non
 def test_k2_nor_does_one_that_is_killed_in_the_middle_of(tmp_path: Path, kind: str) -> None:
     rng = random.Random(f"{SEED} {kind}")
     plan = Plan(SEED, KINDS[kind])
+    make_bundle(tmp_path)
     longest = measure(Track(tmp_path / "measured", plan), kind, 3)
     kills = pick(50, 500)
     problems, inside, done = [], 0, 0
@@ -71,7 +78,7 @@ def test_k2_nor_does_one_that_is_killed_in_the_middle_of(tmp_path: Path, kind: s
         if n % FRESH_EVERY.get(kind, FRESH_ELSE) == 0:
             track = Track(tmp_path / f"store {n}", plan)
         before = track.inside_count
-        problems.append(kill_after(track, rng.uniform(0, 2 * longest), kind))
+        problems.append(kill_after(track, rng.uniform(0, longest * (0.5 if n % 2 else 2)), kind))
         inside += track.inside_count - before
         done += track.step > track.acked
     fault = FAULTS.get(kind, "early")

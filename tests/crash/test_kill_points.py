@@ -8,13 +8,27 @@ import pytest
 
 from kvgit_hamt import killpoints
 from tests.support.crash import Track
-from tests.support.crash_model import Plan
+from tests.support.crash_model import Plan, make_bundle
 from tests.support.scale import pick, record
 
 pytestmark = pytest.mark.slow
 
 SIDE = ("fork", "side", "side", "side")
-LIFE = ("commit", "load", *SIDE, "commit", "merge", "drop", *SIDE, "drop", "gc", "compact")
+LIFE = (
+    "commit",
+    "load",
+    *SIDE,
+    "commit",
+    "merge",
+    "drop",
+    *SIDE,
+    "drop",
+    "gc",
+    "compact",
+    "bundle",
+    "drop",
+    "copy",
+)
 PLANS = {"grow": Plan(3, ("commit", "big"))}
 PASSINGS = {"create": 1, "publish": 40, "write": 40}  # of which one is taken
 PATIENCE_STEPS = 20 * len(LIFE)
@@ -33,6 +47,7 @@ def die(track: Track, point: str, number: int, fault: str = "") -> str:
 
 def test_k3_a_process_that_dies_at_any_named_point_loses_no_acknowledged_commit(tmp_path: Path) -> None:
     rounds = pick(5, 50)
+    make_bundle(tmp_path)
     problems = {}
     died = 0
     for point in killpoints.POINTS:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import multiprocessing
 import random
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -16,9 +17,10 @@ from hashlib import sha256
 from pathlib import Path
 
 from kvgit_hamt import Repo, Snapshot
+from kvgit_hamt.backend.lmdb import LmdbBackend
 from kvgit_hamt.errors import KvgitHamtError
 from tests.support import crash_worker
-from tests.support.crash_model import MAIN, START, Content, Plan, State
+from tests.support.crash_model import MAIN, START, Content, Plan, State, copy_path
 from tests.support.crash_worker import DONE, MESSAGE, STARTED, Job
 from tests.support.verify import structure_problems
 
@@ -127,7 +129,22 @@ class Track:
         except (KvgitHamtError, LookupError) as error:
             return f"{type(error).__name__}: {error}"
         self.step = self.acked + allowed.index(found)
-        return problem
+        return problem or self._judge_copy(found)
+
+    def _judge_copy(self, state: State) -> str:
+        """A copy holds all that the store holds, or is not there at all."""
+        path = copy_path(self.path, self.acked + 1)
+        if not path.exists():
+            return ""
+        try:
+            with Repo(LmdbBackend(path, create=False)) as repo:
+                found = read_state(repo)
+                return check_problem(repo) if found == state else f"the copy: {differences(found, state)}"
+        except (KvgitHamtError, LookupError) as error:
+            return f"the copy: {type(error).__name__}: {error}"
+        finally:
+            for left in path.parent.glob(f"{self.path.name} copy *"):
+                shutil.rmtree(left)
 
     def allowed(self) -> list[State]:
         """The states that the store may be in, the first of them that of the last acknowledged step."""

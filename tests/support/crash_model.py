@@ -6,8 +6,10 @@ acknowledged, and compare the store that is left with plain dicts.
 
 from __future__ import annotations
 
+import functools
 import random
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
 from kvgit_hamt import Repo
@@ -22,6 +24,8 @@ KEY_COUNT = 200  # of each of the two branches
 SIZES = (0, 5, 40, 40, 40, 90, 90, 200, 700, 3_000)  # of values: some are out of line
 BIG_BYTES = 1_500_000
 BIG_KEYS = 3
+BUNDLE = "commits.bundle"
+BUNDLE_STEPS = 20  # commits in the bundle
 LOAD_COUNT = 400
 
 
@@ -29,7 +33,8 @@ class Plan(NamedTuple):
     """A sequence without end: step ``n`` (from 1) is of the n-th kind, over and over.
 
     Kinds: "commit" (to main), "fork" (side at main), "side" (a commit there), "merge" (side into main),
-    "drop" (side), "load", "big" (a commit that makes the map grow), "gc", "compact".
+    "drop" (side), "load", "big" (a commit that makes the map grow), "gc", "compact",
+    "bundle" (loaded as side; ``make_bundle`` puts it beside the store), "copy" (beside the store).
     """
 
     seed: int
@@ -59,6 +64,8 @@ class Plan(NamedTuple):
             return {**state, MAIN: _changed(state[MAIN], self.changes(n))}
         if kind == "side":
             return {**state, SIDE: _changed(state[SIDE], self.changes(n))}
+        if kind == "bundle":
+            return {**state, SIDE: bundle_content()}
         if kind == "fork":
             return {**state, SIDE: state[MAIN]}
         if kind == "drop":
@@ -67,7 +74,7 @@ class Plan(NamedTuple):
             mine = {key: value for key, value in state[MAIN].items() if not key.startswith("side/")}
             theirs = {key: value for key, value in state[SIDE].items() if key.startswith("side/")}
             return {**state, MAIN: {**mine, **theirs}}
-        assert kind in ("gc", "compact")
+        assert kind in ("gc", "compact", "copy")
         return state
 
     def run(self, repo: Repo, n: int) -> None:
@@ -82,6 +89,40 @@ def _value(rng: random.Random, n: int) -> str:
 def _changed(content: Content, changes: dict[str, str | None]) -> Content:
     merged = {**content, **changes}
     return {key: value for key, value in merged.items() if value is not None}
+
+
+def make_bundle(directory: Path) -> None:
+    """Write the bundle that steps of kind "bundle" load from a store below ``directory``."""
+    with Repo() as repo:
+        for n in range(1, BUNDLE_STEPS + 1):
+            _BUNDLE.run(repo, n)
+        repo.bundle(directory / BUNDLE)
+
+
+@functools.cache
+def bundle_content() -> Content:
+    """What the branch in the bundle holds."""
+    state = START
+    for n in range(1, BUNDLE_STEPS + 1):
+        state = _BUNDLE.after(state, n)
+    return state[MAIN]
+
+
+def copy_path(store: Path, n: int) -> Path:
+    """Where step ``n``, of kind "copy", puts the copy of a store."""
+    return store.with_name(f"{store.name} copy {n}")
+
+
+def _store_of(repo: Repo) -> Path:
+    return Path(repo.store.backend.path)  # type: ignore[attr-defined]
+
+
+def _bundle(plan: Plan, repo: Repo, n: int) -> None:
+    repo.load_bundle(_store_of(repo).parent / BUNDLE, {MAIN: SIDE})
+
+
+def _copy(plan: Plan, repo: Repo, n: int) -> None:
+    repo.copy(copy_path(_store_of(repo), n), compact=n % 4 == 0)
 
 
 def _commit(plan: Plan, repo: Repo, n: int, branch: str = MAIN) -> None:
@@ -133,4 +174,7 @@ _STEPS: dict[str, Callable[[Plan, Repo, int], None]] = {
     "load": _load,
     "gc": _gc,
     "compact": _compact,
+    "bundle": _bundle,
+    "copy": _copy,
 }
+_BUNDLE = Plan(99, ("commit",))

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, cast
 
 import lmdb
 
-from kvgit_hamt import Repo, gc, killpoints
+from kvgit_hamt import Repo, bundle_load, gc, killpoints
 from kvgit_hamt.backend.base import Batch
 from kvgit_hamt.backend.lmdb import LmdbBackend
 from kvgit_hamt.errors import KvgitHamtError
@@ -75,7 +75,8 @@ def _work(job: Job, end: Connection) -> None:
 
 def make_small() -> None:
     """Many steps in small operations: loads are written, and garbage deleted, bit by bit."""
-    vars(sys.modules[StoreWriter.__module__])["FLUSH_BYTES"] = 10_000
+    for module in (sys.modules[StoreWriter.__module__], bundle_load):
+        vars(module)["FLUSH_BYTES"] = 10_000
     vars(gc)["STEP"] = 20
 
 
@@ -104,14 +105,25 @@ def _collect_greedily() -> None:
 
 def _compact_in_place() -> None:
     """The copy is written over the data file, bit by bit, instead of taking its place."""
+    vars(os)["replace"] = _overwrite
 
-    def overwrite(source: str, target: str) -> None:
-        with open(source, "rb") as copy, open(target, "wb", buffering=0) as file:
-            while part := copy.read(4096):
-                file.write(part)
-                time.sleep(0.0005)
 
-    vars(os)["replace"] = overwrite
+def _copy_in_place() -> None:
+    """The files of a copy are written one by one, instead of being renamed together."""
+
+    def fill(source: str, target: str) -> None:
+        os.mkdir(target)
+        for name in sorted(os.listdir(source)):
+            _overwrite(os.path.join(source, name), os.path.join(target, name))
+
+    vars(os)["rename"] = fill
+
+
+def _overwrite(source: str, target: str) -> None:
+    with open(source, "rb") as copy, open(target, "wb", buffering=0) as file:
+        while part := copy.read(4096):
+            file.write(part)
+            time.sleep(0.0005)
 
 
 def switch_syncs_off() -> None:
@@ -124,5 +136,6 @@ FAULTS: dict[str, Callable[[], None]] = {
     "torn": _publish_in_two,
     "greedy": _collect_greedily,
     "in place": _compact_in_place,
+    "piece by piece": _copy_in_place,
     "no sync": switch_syncs_off,
 }
