@@ -6,7 +6,7 @@ import random
 from collections.abc import ItemsView, Iterable, Iterator, KeysView, Mapping, ValuesView
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, cast
 
-from kvgit_hamt import hamt, kernel, node, scan
+from kvgit_hamt import hamt, kernel, node, scan, tables
 from kvgit_hamt.codec import Codec, get_codec
 from kvgit_hamt.errors import ClosedError, CorruptionError, InvalidInputError, InvalidKeyError, KeyTypeError
 from kvgit_hamt.hamt import Tree
@@ -287,6 +287,18 @@ class TreeView(Mapping[str, Any]):
         drawn = scan.sample(store, store.shape, self._tree, count, random.Random(seed))
         load, decode = store.load_value, self._codec.decode_for
         return [((text := text_of(key)), decode(text, load(value))) for key, value in drawn]
+
+    def to_arrow(self, **options: Any) -> Any:
+        """The keys with their fields as a ``pyarrow.Table``; see ``tables.batches`` for the arguments."""
+        return tables.to_arrow(self, **options)
+
+    def arrow_batches(self, **options: Any) -> Any:
+        """The same as a ``pyarrow.RecordBatchReader``, whose batches are read one by one."""
+        return tables.batches(self, **options)
+
+    def to_pandas(self, **options: Any) -> Any:
+        """The same as a ``pandas.DataFrame`` with the keys as index."""
+        return tables.to_pandas(self, **options)
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, TreeView) and other._store is self._store:

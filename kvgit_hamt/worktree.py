@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from kvgit_hamt import graph, history
+from kvgit_hamt import graph, history, tables
 from kvgit_hamt.branch_stage import BranchStage, OnConflict, When, check_choice, conflict_error
 from kvgit_hamt.errors import BranchMovedError, InvalidInputError, StaleBatchError
 from kvgit_hamt.hamt import Tree
@@ -25,6 +25,14 @@ class Worktree(BranchStage):
     Several worktrees may hold one branch; each sees the head it opened at until it commits,
     merges, resets or refreshes. A worktree belongs to one thread at a time.
     """
+
+    def from_arrow(self, data: Any, **options: Any) -> MergeResult:
+        """Load a table of Arrow, as ``load`` does; see ``tables.from_arrow`` for the arguments."""
+        return tables.from_arrow(self, data, **options)
+
+    def from_pandas(self, frame: Any, **options: Any) -> MergeResult:
+        """Load a frame of pandas, as ``load`` does; see ``tables.from_pandas`` for the arguments."""
+        return tables.from_pandas(self, frame, **options)
 
     def merge(  # noqa: PLR0913 (the contract's names)
         self,
