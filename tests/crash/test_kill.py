@@ -104,6 +104,6 @@ def caught_by(
     """Whether one kill of a process with a fault is caught."""
     kind, longest = at
     plan = Plan(SEED, KINDS.get(kind, (kind,)))
-    first = 2 * longest if fault == "greedy" else 0  # it deletes in the end
+    first = longest if fault in FAULTS.values() else 0  # they err in the end, and take their time
     span = 0.1 * longest if fault == "early" else longest  # it errs in the beginning
     return bool(kill_after(Track(path, plan), rng.uniform(first, first + span), kind, fault))

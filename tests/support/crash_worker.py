@@ -123,7 +123,7 @@ def _overwrite(source: str, target: str) -> None:
     with open(source, "rb") as copy, open(target, "wb", buffering=0) as file:
         while part := copy.read(4096):
             file.write(part)
-            time.sleep(0.0005)
+            time.sleep(0.003)
 
 
 def switch_syncs_off() -> None:
