@@ -62,9 +62,9 @@ def batches(
         strip: take the prefix off the keys.
         key: the name of the key's column.
         schema: a ``pyarrow.Schema`` of the wanted fields and their types (the key's column, if it is in
-            it, is text all the same). None: all fields by name, each with the type that holds all its values: bool,
-            int64, uint64, float64 (also for ints and floats together, if no int is too large for that),
-            string, binary, null.
+            it, is text all the same). None: all fields by name, each with the type that holds all its
+            values: bool, int64, uint64, float64 (also for ints and floats together, if no int is too large
+            for that), string, binary, null.
         batch_rows: rows of a batch.
 
     Raises:
