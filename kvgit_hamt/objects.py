@@ -58,6 +58,8 @@ def encode_commit(
         InvalidInputError: ``info`` holds something other than plain data under str keys.
     """
     plain = dict(info) if info is not None else None
+    if time_us is not None:
+        _check_time(time_us)
     try:
         fields = wire.pack([tree, list(parents), generation, time_us, plain, codec])
     except (TypeError, ValueError, OverflowError) as error:
@@ -152,8 +154,17 @@ class LogEntry:
     why: str
 
 
+def _check_time(time_us: int) -> None:
+    """Refuse what could not be read again: of a clock that is off, or counts in other units."""
+    if not is_time(time_us):
+        raise InvalidInputError(
+            f"the clock says {time_us!r:.40}: it must give whole microseconds since 1970, in years 1 to 9999"
+        )
+
+
 def encode_log_entry(entry: LogEntry) -> bytes:
-    """The bytes of a reflog entry."""
+    """The bytes of a reflog entry; InvalidInputError for a time that no calendar holds."""
+    _check_time(entry.time_us)
     return wire.pack([entry.old, entry.new, entry.time_us, entry.why])
 
 
