@@ -282,7 +282,7 @@ def test_random_lies_end_in_errors_of_ours(kind):
 def test_many_random_lies_end_in_errors_of_ours(kind):
     stores = pick(100, 20_000)
     outcomes = run_lies(kind, range(1_000, 1_000 + stores))
-    record("H4 enemy-made stores", backend=kind, stores=stores, calls=sum(outcomes.values()), violations=0)
+    record("H4 enemy-made stores", stores=stores, calls=sum(outcomes.values()), violations=0)
     assert outcomes["CorruptionError"] > stores
 
 

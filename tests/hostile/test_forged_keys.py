@@ -161,8 +161,8 @@ def test_forged_keys_cost_at_most_three_times_what_ordinary_ones_do():
     times = {name: pair[0].seconds[name] / pair[1].seconds[name] for name in ratios}
     overall = sum(pair[0].seconds.values()) / sum(pair[1].seconds.values())
     record(
-        "H1", keys=count, bytes_ratio=round(max(ratios.values()), 2), time_ratio=round(overall, 2),
-        time_ratios={name: round(ratio, 2) for name, ratio in times.items()}, control_failed=True,
+        "H1", keys=count, max_bytes_ratio=round(max(ratios.values()), 2), max_time_ratio=round(overall, 2),
+        control_failed=True,
     )  # fmt: skip
     assert max(ratios.values()) <= CAP, ratios
     assert overall <= TIME_CAP, times

@@ -79,7 +79,7 @@ def test_large_values_come_back(kind, tmp_path):
         assert home.open().stats()["blob_count" if kind == "lmdb" else "ref_count"] <= 2
         home.close()
         shutil.rmtree(tmp_path / str(size))
-    record("H5", store=kind, largest_bytes=max(sizes), violations=0)
+    record("H5", max_value_bytes=max(sizes), violations=0)
 
 
 def test_control_a_value_cut_by_a_byte_would_be_seen(monkeypatch):

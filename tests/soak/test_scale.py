@@ -76,7 +76,7 @@ def test_a_large_store_is_loaded_compared_and_checked(count, tmp_path):
         result = checking.result()
         assert result.key_count >= count
         record(
-            "M8", keys=count, violations=0, file_bytes=repo.stats()["file_bytes"], **clock.seconds,
+            f"M8 {count:,} keys", violations=0, file_bytes=repo.stats()["file_bytes"], **clock.seconds,
             diff_nodes=diff.nodes_read, commit_nodes=commit.nodes_written, get_nodes=get.nodes_read,
             process_rss_kib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
         )  # fmt: skip

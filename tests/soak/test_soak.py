@@ -182,7 +182,7 @@ def test_nothing_grows_and_nothing_is_lost_in_a_long_run(tmp_path):
     collections = total([each["collections"] for each in soak.workers["collector"].said])
     record(
         "M7", seconds=seconds, commits=commits, collections=collections,
-        kills=sum(worker.kills for worker in soak.workers.values()), file_to_live=round(ratio, 2),
+        kills=sum(worker.kills for worker in soak.workers.values()), max_file_to_live=round(ratio, 2),
         control_failed=leaks, **figures,
     )  # fmt: skip
     assert commits > 100 and collections > 3

@@ -254,7 +254,7 @@ def test_nothing_is_lost_over_faulty_storage_for_long(kind, ci, soak, tmp_path):
         total[each]
         for each in ("done", "failed", "unknown", "old news", "stored, then lost", "second refused")
     )
-    record("M4", store=kind, seeds=count, violations=0, control_failed=True, **total)
+    record("M4", seeds=count, violations=0, control_failed=True, **total)
 
 
 @pytest.mark.parametrize("wrapper", [LosingBackend, BlindBackend])

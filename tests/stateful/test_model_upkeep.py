@@ -155,7 +155,7 @@ def test_upkeep_between_any_calls_for_long(kind, ci, soak, tmp_path):
     run(kind, tmp_path, examples, steps)
     assert counted["steps"] > 20 * examples
     assert min(counted[each] for each in ("checks", "collections", "bundles", "loads")) > examples // 10
-    record("M1", store=kind, examples=examples, violations=0, **counted)
+    record("M1", examples=examples, violations=0, **counted)
 
 
 # --- negative controls: engines with one thing broken, which the machine must notice
