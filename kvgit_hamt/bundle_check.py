@@ -89,7 +89,7 @@ class Checker:
         """
         known = self.find(oid)
         if known is None:
-            if (self.is_open and COMMIT not in kinds) or oid in self.prerequisites:
+            if self.is_open if COMMIT not in kinds else oid in self.prerequisites:
                 return None
             raise CorruptionError(f"object {by.hex()} refers to {oid.hex()}, which is not in the bundle")
         if known.kind not in kinds:

@@ -182,7 +182,8 @@ def choose(header: Header, wanted: Mapping[str, str] | None) -> dict[str, Head]:
         if found is None:
             found = next((head for head in header.heads if head.oid.hex() == source), None)
         if found is None:
-            raise NotFoundError(f"the bundle has no {source!r}; it has {', '.join(named) or 'no names'}")
+            known = ", ".join(sorted(named)[:10]) + (", .." if len(named) > 10 else "")
+            raise NotFoundError(f"the bundle has no {source!r}; it has {known or 'no names'}")
         prefix = TAGS if (found.name or HEADS).startswith(TAGS) else HEADS
         add(target if target.startswith((HEADS, TAGS)) else prefix + target, found)
     if not targets:

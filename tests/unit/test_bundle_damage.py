@@ -19,7 +19,6 @@ from kvgit_hamt.hamt import Editor
 from kvgit_hamt.history import initial_oid
 from kvgit_hamt.kernel import make_run
 from kvgit_hamt.node import EMPTY_LEAF, Children
-from kvgit_hamt.objects import encode_commit
 from kvgit_hamt.oid import oid_of
 from kvgit_hamt.path import Shape
 from tests.support.homes import SMALL, Home, state_of
@@ -181,7 +180,10 @@ class Forge:
             "tree": tree, "parents": (), "generation": 1, "time_us": 5, "info": {"by": "enemy"},
             "codec": "msgpack",
         }  # fmt: skip
-        self.objects.append(("commit", encode_commit(**{**known, **fields})))
+        values = list({**known, **fields}.values())
+        values[1] = list(values[1])
+        payload = struct.pack("<BBH", 3, 1, len(values[1])) + wire.pack(values)
+        self.objects.append(("commit", payload))
         self.head = oid_of(self.objects[-1][1])
         return self.head
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import random
 import subprocess
 import sys
 import threading
@@ -23,7 +24,9 @@ from kvgit_hamt.errors import (
     NotFastForwardError,
     StateError,
 )
+from kvgit_hamt.objects import RefValue
 from tests.support.homes import SMALL
+from tests.support.scale import pick, record
 
 ROOT = Path(__file__).parents[2]
 
@@ -407,4 +410,79 @@ def test_an_error_of_the_storage_keeps_what_there_is(bundle, tmp_path):
     del backend.publish
     assert repo.load_bundle(bundle).resumed_count > 50
     complete(repo, bundle)
+    repo.close()
+
+
+ENDLESS = """
+import sys
+from kvgit_hamt import Repo, bundle_load
+from tests.support.homes import SMALL
+bundle_load.FLUSH_BYTES, bundle_load.RESERVE_COUNT = 1_000, 64
+print("go", flush=True)
+Repo(sys.argv[1], shape=SMALL).load_bundle(sys.argv[2])
+print("done", flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_killed_again_and_again_it_comes_to_its_end(bundle, tmp_path):
+    """K2 for bundles: SIGKILL at any moment, gc in between; all refs are old, then all are new."""
+    rng = random.Random(7)
+    made = verify_bundle(bundle)
+    kills = ends = resumed = 0
+    for number in range(pick(6, 100)):
+        path = tmp_path / str(number)
+        path.mkdir()
+        opened(path).close()
+        while True:
+            loader = subprocess.Popen(
+                [sys.executable, "-c", ENDLESS, str(path / "store"), str(bundle)],
+                env={**os.environ, "PYTHONPATH": str(ROOT)},
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            assert loader.stdout is not None
+            assert loader.stdout.readline() == "go\n"
+            time.sleep(rng.uniform(0, 0.25))
+            loader.kill()
+            is_done = "done" in loader.stdout.read()
+            loader.wait()
+            kills += not is_done
+            with opened(path) as repo:
+                assert [*repo.check()] == []
+                is_there = {f"heads/{name}": c for name, c in repo.branches.items()} == dict(made.refs)
+                assert is_there or len([*repo.log()]) == 1, "some refs moved before all was there"
+                resumed += not is_there and repo.stats()["record_count"] > 2
+                if rng.randrange(2):
+                    repo.gc(keep_reflog=0)
+            if is_done or is_there:
+                break
+        with opened(path) as repo:
+            repo.load_bundle(bundle)
+            complete(repo, bundle)
+        ends += 1
+    assert kills > 0
+    assert resumed > 0
+    record("K2-bundle", loads=ends, kills=kills, violations=0, control_failed=True)
+
+
+def test_refs_that_move_first_would_be_found(bundle, tmp_path, monkeypatch):
+    """The control of the test above: a loader that moves refs with the first commit, and is stopped."""
+    repo = opened(tmp_path)
+    real = bundle_load._Sink.put
+
+    def put(self: Any, oid: bytes, payload: bytes, places: list[bytes], kind: Any) -> bytes:
+        loc = real(self, oid, payload, places, kind)
+        if kind == "commit" and repo.branches.get("early") is None:
+            move = repo.refs.update("heads/early", None, RefValue(oid), "too early")
+            self.publish([move], [])
+            self.entries = []
+            raise Stop
+        return loc
+
+    monkeypatch.setattr(bundle_load._Sink, "put", put)
+    with pytest.raises(Stop):
+        repo.load_bundle(bundle)
+    is_there = {f"heads/{name}": c for name, c in repo.branches.items()} == dict(verify_bundle(bundle).refs)
+    assert not (is_there or len(repo.branches) == 1)
     repo.close()
