@@ -85,7 +85,8 @@ def test_the_type_of_a_column_holds_all_its_values():
     assert table.schema.field("key") == pa.field("key", pa.string(), nullable=False)
     assert {field.name: field.type for field in table.schema} == {
         "key": pa.string(), "big": pa.uint64(), "bool": pa.bool_(), "bytes": pa.binary(),
-        "float": pa.float64(), "int": pa.int64(), "mixed": pa.float64(), "none": pa.null(), "text": pa.string(),
+        "float": pa.float64(), "int": pa.int64(), "mixed": pa.float64(), "none": pa.null(),
+        "text": pa.string(),
     }  # fmt: skip
     assert table.schema.names == ["key", *sorted(set(items["a"]))]
     rows = {row.pop("key"): row for row in table.to_pylist()}
