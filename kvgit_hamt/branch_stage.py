@@ -25,7 +25,7 @@ from kvgit_hamt.hamt import Editor, Tree
 from kvgit_hamt.history import CommitMeta
 from kvgit_hamt.kernel import make_run
 from kvgit_hamt.node import BlobRef, Value
-from kvgit_hamt.objects import CommitObject, RefValue
+from kvgit_hamt.objects import CommitObject, RefValue, encode_ref
 from kvgit_hamt.path import MAX_KEY_BYTES
 from kvgit_hamt.policy import MergePolicy, MergeRule
 from kvgit_hamt.refs import HEADS, to_us
@@ -236,7 +236,10 @@ class BranchStage(Stage):
             except (StaleBatchError, BranchMovedError) as error:
                 if on_moved == "raise" and isinstance(error, BranchMovedError):
                     raise
-                self._set_base(self._store.current(self._base))
+            except CorruptionError:
+                if self._store.backend.find("commit", self._base.oid) in (None, self._base.loc):
+                    raise  # else it was collected, and made again
+            self._set_base(self._store.current(self._base))
             clock.sleep(random.random() * min(0.05, 0.001 * attempt))  # let others finish theirs
         raise AssertionError("unreachable")
 
@@ -266,7 +269,7 @@ class BranchStage(Stage):
         on_moved: OnMoved,
         policy: MergePolicy,
     ) -> MergeResult:
-        head = self._repo.read_head(self._branch)
+        head = self._head()
         has_moved = head.oid != self._base.oid
         if has_moved and on_moved == "raise":
             raise BranchMovedError(HEADS + self._branch)
@@ -295,6 +298,13 @@ class BranchStage(Stage):
         carried = history.carried_keys(self._store, (base, trees[2]), merged.auto_merged_keys)
         self._publish(writer, head, final, "commit: merge with moved branch")
         return MergeResult(True, final.oid.hex(), "three_way", merged.auto_merged_keys, carried_keys=carried)
+
+    def _head(self) -> CommitObject:
+        """The branch's head, which is read only if it is not the base."""
+        data = self._store.backend.get_ref(HEADS + self._branch)
+        return (
+            self._base if data == encode_ref(RefValue(self._base.oid)) else self._repo.read_head(self._branch)
+        )
 
     def _merge_base(self, ours: CommitObject, theirs: CommitObject) -> Tree:
         return history.base_tree(self._store, ours, theirs)

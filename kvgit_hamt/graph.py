@@ -42,14 +42,22 @@ def log(store: Store, starts: Iterable[CommitObject], first_parent: bool = False
         _, commit = heapq.heappop(heap)
         waiting.discard(commit.oid)
         yield commit
-        for parent in commit.parents[:1] if first_parent else commit.parents:
+        parents = commit.parents[:1] if first_parent else commit.parents
+        while len(parents) == 1 and not heap:  # a line
+            commit = read_parent(store, commit, parents[0])
+            yield commit
+            parents = commit.parents[:1] if first_parent else commit.parents
+        for parent in parents:
             if parent[0] not in waiting:
                 push(read_parent(store, commit, parent))
 
 
 def read_parent(store: Store, commit: CommitObject, link: Link) -> CommitObject:
     """A parent of a commit; CorruptionError if it is not older, so that no walk goes round for ever."""
-    parent = store.read_commit(*link)
+    parent = store.commits.get(link)
+    if parent is None:
+        parent = store.read_commit(*link)
+        store.commits.put(link, parent)
     if parent.generation >= commit.generation:
         raise CorruptionError(f"commit {commit.oid.hex()} has a parent of generation {parent.generation}")
     return parent

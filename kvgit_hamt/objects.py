@@ -6,26 +6,29 @@ Spec: docs/format.md, "Commits", "Refs", "Store description".
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from kvgit_hamt import wire
 from kvgit_hamt.errors import CorruptionError, FormatVersionError, InvalidInputError
 from kvgit_hamt.node import BLOB, COMMIT, PLACE_BYTES, VERSION
 from kvgit_hamt.oid import OID_BYTES
 from kvgit_hamt.path import Shape
+from kvgit_hamt.results import Commit
 
 FORMAT_VERSION = 1
 HASH_NAME = "xxh3"  # of key paths; the only one a store may name
+COMMITS_KEPT = 2_048  # in a generation of a cache of commits: at most some 4 MB
 BLOB_HEADER = bytes((BLOB, VERSION))
 MIN_TIME_US, MAX_TIME_US = -62_135_596_800_000_000, 253_402_300_799_999_999  # years 1 to 9999
 _COMMIT_HEADER = struct.Struct("<BBH")
+_BRANCH_OPENING, _NIL, _BRANCH_BYTES = b"\x92\xc4\x20", b"\xc0", 36  # a list of two: bin of 32 bytes, nil
+_COMMIT_OPENING = bytes((COMMIT, VERSION))
 Link = tuple[bytes, bytes]
 
 
-@dataclass(frozen=True, slots=True)
-class CommitObject:
+class CommitObject(NamedTuple):
     """A commit as the engine handles it.
 
     Attributes:
@@ -48,6 +51,55 @@ class CommitObject:
     codec: str
 
 
+class CommitCache:
+    """Commits that were read, by their link, in two generations; the older one is dropped whole.
+
+    A commit is never changed under its place, so nothing here is ever stale. ``shown`` is for what callers
+    are given of them, by oid; it goes with the older generation.
+
+    Args:
+        is_on: False keeps none.
+    """
+
+    __slots__ = ("_most", "_old", "_young", "shown")
+
+    def __init__(self, is_on: bool) -> None:
+        self._most = COMMITS_KEPT if is_on else 0
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._young: dict[Link, CommitObject] = {}
+        self._old: dict[Link, CommitObject] = {}
+        self.shown: dict[bytes, Commit] = {}
+
+    def get(self, link: Link) -> CommitObject | None:
+        """A commit that is kept, else None."""
+        found = self._young.get(link)
+        if found is None and link in self._old:
+            found = self._old[link]
+            self.put(link, found)
+        return found
+
+    def put(self, link: Link, commit: CommitObject) -> None:
+        """Keep a commit; may drop the older generation."""
+        if len(self._young) >= self._most:
+            if not self._most:
+                return
+            self._old, self._young = self._young, {}
+            self.shown.clear()
+        self._young[link] = commit
+
+    def show(self, commit: CommitObject, make: Callable[[CommitObject], Commit]) -> Commit:
+        """What callers are given of a commit; made anew each time if they could change it."""
+        found = self.shown.get(commit.oid)
+        if found is None:
+            found = make(commit)
+            if commit.info is None and len(self.shown) < 2 * self._most:
+                self.shown[commit.oid] = found
+        return found
+
+
 def encode_commit(
     tree: bytes, parents: tuple[bytes, ...], generation: int, time_us: int | None,
     info: Mapping[str, Any] | None, codec: str,
@@ -57,11 +109,13 @@ def encode_commit(
     Raises:
         InvalidInputError: ``info`` holds something other than plain data under str keys.
     """
-    plain = dict(info) if info is not None else None
     if time_us is not None:
         _check_time(time_us)
     try:
-        fields = wire.pack([tree, list(parents), generation, time_us, plain, codec])
+        if info is None:
+            fields = wire.pack_scalars([tree, list(parents), generation, time_us, None, codec])
+        else:
+            fields = wire.pack([tree, list(parents), generation, time_us, dict(info), codec])
     except (TypeError, ValueError, OverflowError) as error:
         raise InvalidInputError(
             f"info holds something that msgpack cannot: {error}; give plain data under str keys"
@@ -69,26 +123,31 @@ def encode_commit(
     return _COMMIT_HEADER.pack(COMMIT, VERSION, len(parents)) + fields
 
 
-def decode_commit(oid: bytes, loc: bytes, body: bytes) -> CommitObject:
+def decode_commit(oid: bytes, loc: bytes, body: bytes, strict: bool = True) -> CommitObject:
     """A commit from its verified body.
+
+    Args:
+        strict: False skips the proof that its fields are in canonical form: see ``wire.unpack``.
 
     Raises:
         CorruptionError: these bytes are no commit.
     """
-    what = f"commit {oid.hex()}"
-    if len(body) < _COMMIT_HEADER.size or body[:2] != bytes((COMMIT, VERSION)):
-        raise CorruptionError(f"{what}: the stored object is no commit")
+    if len(body) < _COMMIT_HEADER.size or body[:2] != _COMMIT_OPENING:
+        raise CorruptionError(f"commit {oid.hex()}: the stored object is no commit")
     count = body[2] | body[3] << 8
     end = len(body) - (PLACE_BYTES * (count + 1) if loc else 0)
-    fields = wire.unpack(body[_COMMIT_HEADER.size : end], what)
+    fields = wire.unpack(body[_COMMIT_HEADER.size : end], f"commit {oid.hex()}", strict)
     if not _is_commit(fields, count):
-        raise CorruptionError(f"{what}: malformed fields")
+        raise CorruptionError(f"commit {oid.hex()}: malformed fields")
     tree, parents, generation, time_us, info, codec = fields
-    locs = [body[at : at + PLACE_BYTES] for at in range(end, len(body), PLACE_BYTES)]
     if not loc:
-        locs = [b""] * (count + 1)
-    links = tuple(zip(parents, locs[1:], strict=True))
-    return CommitObject(oid, loc, (tree, locs[0]), links, generation, time_us, info, codec)
+        links = tuple([(parent, b"") for parent in parents])
+        return CommitObject(oid, loc, (tree, b""), links, generation, time_us, info, codec)
+    root = body[end : end + PLACE_BYTES]
+    locs = [body[at : at + PLACE_BYTES] for at in range(end + PLACE_BYTES, len(body), PLACE_BYTES)]
+    return CommitObject(
+        oid, loc, (tree, root), tuple(zip(parents, locs, strict=True)), generation, time_us, info, codec
+    )
 
 
 def _is_commit(fields: Any, parent_count: int) -> bool:
@@ -99,7 +158,7 @@ def _is_commit(fields: Any, parent_count: int) -> bool:
         is_oid(tree)
         and isinstance(parents, list)
         and len(parents) == parent_count
-        and all(is_oid(parent) for parent in parents)
+        and all(map(is_oid, parents))
         and type(generation) is int
         and generation >= 1
         and (time_us is None or is_time(time_us))
@@ -128,11 +187,15 @@ class RefValue:
 
 def encode_ref(value: RefValue) -> bytes:
     """The bytes of a ref's value."""
+    if value.info is None:
+        return wire.pack_scalars([value.oid, None])
     return wire.pack([value.oid, value.info])
 
 
 def decode_ref(name: str, data: bytes) -> RefValue:
     """A ref's value; CorruptionError if it is none."""
+    if len(data) == _BRANCH_BYTES and data.startswith(_BRANCH_OPENING) and data.endswith(_NIL):
+        return RefValue(data[len(_BRANCH_OPENING) : -1])  # the only form without info
     fields = wire.unpack(data, f"ref {name}")
     if (
         not isinstance(fields, list)
@@ -165,7 +228,7 @@ def _check_time(time_us: int) -> None:
 def encode_log_entry(entry: LogEntry) -> bytes:
     """The bytes of a reflog entry; InvalidInputError for a time that no calendar holds."""
     _check_time(entry.time_us)
-    return wire.pack([entry.old, entry.new, entry.time_us, entry.why])
+    return wire.pack_scalars([entry.old, entry.new, entry.time_us, entry.why])
 
 
 def decode_log_entry(name: str, data: bytes) -> LogEntry:

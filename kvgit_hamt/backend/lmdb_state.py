@@ -112,6 +112,9 @@ class Tables(NamedTuple):
 NAMED = Tables._fields[:-1]
 
 
+_last: tuple[bytes, State] = b"", State(0, 0, 0, 0, b"", b"")  # last encoded: most often what is read next
+
+
 def index_of(tables: Tables, kind: Kind) -> Any:
     """The table of an index; the newest commits are in the tail, see ``find_indexed``."""
     if kind == "commit":
@@ -130,6 +133,9 @@ def find_indexed(txn: Any, tables: Tables, tail: Tail, kind: Kind, oid: bytes) -
 def read_state(txn: Any, tables: Tables) -> State:
     """The state as the transaction sees it."""
     stored = txn.get(STATE_KEY, None, tables.main)
+    known = _last
+    if stored == known[0]:
+        return known[1]
     if stored is None:
         raise CorruptionError("the store's state is missing")
     return _decode_state(stored)
@@ -137,7 +143,10 @@ def read_state(txn: Any, tables: Tables) -> State:
 
 def put_state(txn: Any, tables: Tables, state: State) -> None:
     """Write the state."""
-    txn.put(STATE_KEY, state.encode(), db=tables.main)
+    global _last  # noqa: PLW0603 (equal bytes mean an equal state, whoever wrote them)
+    stored = state.encode()
+    txn.put(STATE_KEY, stored, db=tables.main)
+    _last = stored, state
 
 
 def flush_tail(txn: Any, tables: Tables, tail: Tail, sequence: int) -> Tail:

@@ -14,7 +14,9 @@ from kvgit_hamt.errors import CorruptionError
 from kvgit_hamt.oid import OID_BYTES
 from kvgit_hamt.wire import PLACE_BYTES
 
-TAIL_MAX_BYTES = 1_200  # with the state, names of tables and some twenty refs it fills one page
+TAIL_MAX_BYTES = (
+    1_800  # as a part of the state it must fit half a page: LMDB gives longer values one of their own
+)
 _ENTRY_BYTES = OID_BYTES + PLACE_BYTES
 _COUNTS = struct.Struct("<HH")
 _LENGTHS = struct.Struct("<HH")

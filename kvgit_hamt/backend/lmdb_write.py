@@ -38,11 +38,15 @@ def apply_batch(txn: _Txn, tables: Tables, state: State, batch: Batch) -> tuple[
     """All of a batch. Refusals come first, so that a lost race costs nothing."""
     killpoints.reached("publish.begun")
     tail = state.tail
+    there: dict[bytes, bytes] = {}
     for oid in batch.required:
-        if find_indexed(txn, tables, tail, "commit", oid) is None:
+        found = find_indexed(txn, tables, tail, "commit", oid)
+        if found is None:
             raise CorruptionError(f"commit {oid.hex()} is gone; nothing was stored")
+        there[oid] = found
     for kind, oid, loc in batch.relied:
-        if find_indexed(txn, tables, tail, kind, oid) != loc:
+        found = there.get(oid)  # a commit: no two objects have one oid
+        if (found or find_indexed(txn, tables, tail, kind, oid)) != loc:
             raise StaleBatchError("something that this change shares was collected; nothing was stored")
     refs_sum = state.refs_sum
     for update in batch.refs:
@@ -112,7 +116,8 @@ def _use_reservation(txn: _Txn, tables: Tables, batch: Batch) -> None:
 def _append_records(txn: _Txn, tables: Tables, batch: Batch, first: int) -> None:
     """Seal and put the records at ``first`` and following; past the last key LMDB only appends."""
     with txn.cursor(tables.records) as cursor:
-        is_last = not cursor.last() or int.from_bytes(cursor.key(), "little") < first
+        # A place that was not reserved lies past all records; one that does not is not appended.
+        is_last = not batch.is_reserved or not cursor.last() or int.from_bytes(cursor.key(), "little") < first
         items = _sealed(batch.records, batch.base, first)
         added = 0
         # Lists, so that no Python runs inside putmulti: a signal handler that forks would close it all.
