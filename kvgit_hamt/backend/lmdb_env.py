@@ -40,6 +40,7 @@ from kvgit_hamt.backend.lmdb_files import (
     compare_witness,
     empty_unfinished,
     network_filesystem,
+    occupy_streams,
     read_head,
     read_witness,
     write_marker,
@@ -152,6 +153,7 @@ class SharedEnvironment:
         is_new = check_directory(self.directory, create=options.create and not options.readonly)
         if is_new:
             empty_unfinished(self.directory)
+        occupy_streams()
         witness = read_witness(self.directory)  # before the state: it may only be older
         head = None if is_new else read_head(self.data_path)
         before = None if is_new else _identity_of(self.data_path)
@@ -181,7 +183,7 @@ class SharedEnvironment:
     def _complete(self, env: lmdb.Environment, witness: Witness | None, state: State) -> None:
         """Put beside a store that was opened for writing what may be missing there."""
         with suppress(OSError):  # a full device, say: the next open verifies again
-            _extend(env)
+            _extend(env, self.data_path)
         if not os.path.exists(os.path.join(self.directory, MARKER_NAME)):
             killpoints.reached("create.tables")
             write_marker(self.directory)
@@ -200,7 +202,7 @@ class SharedEnvironment:
         while True:
             try:
                 return lmdb.open(
-                    self.directory,
+                    os.fsencode(self.directory),  # a str it would take for UTF-8
                     map_size=size,
                     readonly=self._options.readonly,
                     metasync=self._options.sync == "full",
@@ -306,7 +308,7 @@ class SharedEnvironment:
         if self._session is None:
             return
         with suppress(OSError):
-            _extend(self._session.env)
+            _extend(self._session.env, self.data_path)
         if self._write_count % READER_CHECK_EVERY == 0:
             self._session.env.reader_check()
 
@@ -404,10 +406,9 @@ def _load_or_make(env: lmdb.Environment, options: Options, is_new: bool) -> tupl
     return tables, state
 
 
-def _extend(env: lmdb.Environment) -> None:
+def _extend(env: lmdb.Environment, path: str) -> None:
     """Make the file as long as its meta page says, so that the next open need not verify a sound but short
     one (see ``lmdb_files``). ``posix_fallocate`` never cuts nor overwrites what others add meanwhile."""
-    path = os.path.join(env.path(), DATA_NAME)
     missing = (env.info()["last_pgno"] + 1) * env.stat()["psize"] - os.path.getsize(path)
     if missing <= 0 or not hasattr(os, "posix_fallocate"):
         return
@@ -425,7 +426,7 @@ def _open_tables(env: lmdb.Environment, txn: Any, *, create: bool) -> Tables:
             handle = env.open_db(name.encode(), txn=txn, create=create, integerkey=name == "records")
         except lmdb.NotFoundError as error:
             raise FormatVersionError(
-                f"{env.path()} is an LMDB environment, but no store of this version: it has no table {name!r}"
+                f"this is an LMDB environment, but no store of this version: it has no table {name!r}"
             ) from error
         handles.append(handle)
     handles.append(env.open_db(None, txn=txn))

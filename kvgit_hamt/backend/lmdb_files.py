@@ -206,6 +206,15 @@ def write_marker(directory: str) -> None:
     sync_directory(os.path.dirname(directory))
 
 
+def occupy_streams() -> None:
+    """Let no file of a store become standard input, output or error, whose numbers are free where a program
+    was started without them or closed them: what is printed would be written into the store."""
+    fd = os.open(os.devnull, os.O_RDWR)
+    while fd <= 2:
+        fd = os.open(os.devnull, os.O_RDWR)
+    os.close(fd)
+
+
 def sync_directory(directory: str) -> None:
     """Make new names in a directory durable, where the system can."""
     if os.name == "nt":
