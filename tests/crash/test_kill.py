@@ -7,11 +7,12 @@ acknowledged step or at the one that was being made.
 from __future__ import annotations
 
 import random
+import time
 from pathlib import Path
 
 import pytest
 
-from tests.support.crash import Track, kill_after, measure
+from tests.support.crash import Track, await_step, kill_after, measure
 from tests.support.crash_model import Plan, make_bundle
 from tests.support.scale import pick, record
 
@@ -103,7 +104,15 @@ def caught_by(
 ) -> bool:
     """Whether one kill of a process with a fault is caught."""
     kind, longest = at
-    plan = Plan(SEED, KINDS.get(kind, (kind,)))
-    first = longest if fault in FAULTS.values() else 0  # they err in the end, and take their time
-    span = 0.1 * longest if fault == "early" else longest  # it errs in the beginning
-    return bool(kill_after(Track(path, plan), rng.uniform(first, first + span), kind, fault))
+    track = Track(path, Plan(SEED, KINDS.get(kind, (kind,))))
+    process = track.start(fault=fault)
+    step = await_step(track, process, kind)
+    if fault in FAULTS.values():  # these err in the end of a step, or die in the middle of it
+        while track.acked < step and (message := process.receive()):
+            track.note(message)
+    else:
+        time.sleep(rng.uniform(0, 0.1 * longest))
+    process.kill()
+    track.drain(process)
+    process.wait()
+    return bool(track.judge())

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 import os
 import struct
 import sys
-import time
 from collections.abc import Callable
-from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -19,6 +18,7 @@ import lmdb
 from kvgit_hamt import Repo, bundle_load, gc, killpoints
 from kvgit_hamt.backend.base import Batch
 from kvgit_hamt.backend.lmdb import LmdbBackend
+from kvgit_hamt.backend.lmdb_files import DATA_NAME
 from kvgit_hamt.errors import KvgitHamtError
 from kvgit_hamt.store import StoreWriter
 from tests.support.crash_model import Plan
@@ -88,7 +88,7 @@ def _publish_in_two() -> None:
         if not (batch.refs and batch.records) or batch.is_reserved:
             return publish(self, batch)
         publish(self, Batch(refs=batch.refs))
-        return publish(self, replace(batch, refs=()))
+        return publish(self, dataclasses.replace(batch, refs=()))
 
     LmdbBackend.publish = torn  # type: ignore[method-assign]
 
@@ -104,26 +104,30 @@ def _collect_greedily() -> None:
 
 
 def _compact_in_place() -> None:
-    """The copy is written over the data file, bit by bit, instead of taking its place."""
-    vars(os)["replace"] = _overwrite
+    """The copy is written over the data file instead of taking its place; the process dies half-way."""
+    replace = os.replace
+
+    def overwrite(source: str, target: str) -> None:
+        (_begin_to_overwrite if target.endswith(DATA_NAME) else replace)(source, target)
+
+    vars(os)["replace"] = overwrite
 
 
 def _copy_in_place() -> None:
-    """The files of a copy are written one by one, instead of being renamed together."""
+    """The files of a copy are written one by one, instead of being renamed together; it dies in the first."""
 
     def fill(source: str, target: str) -> None:
         os.mkdir(target)
         for name in sorted(os.listdir(source)):
-            _overwrite(os.path.join(source, name), os.path.join(target, name))
+            _begin_to_overwrite(os.path.join(source, name), os.path.join(target, name))
 
     vars(os)["rename"] = fill
 
 
-def _overwrite(source: str, target: str) -> None:
+def _begin_to_overwrite(source: str, target: str) -> None:
     with open(source, "rb") as copy, open(target, "wb", buffering=0) as file:
-        while part := copy.read(4096):
-            file.write(part)
-            time.sleep(0.003)
+        file.write(copy.read(os.path.getsize(source) // 2))
+        os._exit(killpoints.EXIT_CODE)
 
 
 def switch_syncs_off() -> None:
