@@ -6,10 +6,6 @@ merge read only where trees differ.
 
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 
-from kvgit_hamt.bundle import BundleInfo
-from kvgit_hamt.bundle import verify as verify_bundle
-from kvgit_hamt.bundle_load import LoadResult
-from kvgit_hamt.check_faults import CheckResult, Fault
 from kvgit_hamt.codec import Codec
 from kvgit_hamt.errors import (
     AmbiguousCommitError,
@@ -62,7 +58,6 @@ from kvgit_hamt.mergefns import (
 )
 from kvgit_hamt.path import Shape
 from kvgit_hamt.policy import DELETE, OURS, THEIRS, MergeChoice, MergeFn, MergePolicy
-from kvgit_hamt.repair import RepairResult
 from kvgit_hamt.repo import Repo, open
 from kvgit_hamt.results import (
     Change,
@@ -80,6 +75,10 @@ from kvgit_hamt.worktree import Worktree
 from kvgit_hamt.classic.factory import store  # isort: skip
 
 if _TYPE_CHECKING:
+    from kvgit_hamt.bundle import BundleInfo
+    from kvgit_hamt.bundle import verify as verify_bundle
+    from kvgit_hamt.bundle_load import LoadResult
+    from kvgit_hamt.check_faults import CheckResult, Fault
     from kvgit_hamt.classic.composite import Composite
     from kvgit_hamt.classic.disk import Disk
     from kvgit_hamt.classic.gcversioned import GCVersioned
@@ -89,33 +88,40 @@ if _TYPE_CHECKING:
     from kvgit_hamt.classic.results import DiffResult, RebaseResult
     from kvgit_hamt.classic.staged import Staged
     from kvgit_hamt.classic.versioned import Versioned
+    from kvgit_hamt.repair import RepairResult
 
 __version__ = "0.1.0"
 
-# The classic door's names and their modules, imported when first asked for: who does not use them does
-# not pay for them.
-_CLASSIC = {
-    "Composite": "composite",
-    "DiffResult": "results",
-    "Disk": "disk",
-    "GCVersioned": "gcversioned",
-    "KVStore": "kvstore",
-    "Live": "live",
-    "Memory": "kvstore",
-    "Namespaced": "namespaced",
-    "RebaseResult": "results",
-    "Staged": "staged",
-    "Versioned": "versioned",
+# Names and where they are, imported when first asked for: who does not use the classic door, bundles or
+# checks does not pay for them.
+_LATER = {
+    "BundleInfo": "bundle.BundleInfo",
+    "CheckResult": "check_faults.CheckResult",
+    "Composite": "classic.composite.Composite",
+    "DiffResult": "classic.results.DiffResult",
+    "Disk": "classic.disk.Disk",
+    "Fault": "check_faults.Fault",
+    "GCVersioned": "classic.gcversioned.GCVersioned",
+    "KVStore": "classic.kvstore.KVStore",
+    "Live": "classic.live.Live",
+    "LoadResult": "bundle_load.LoadResult",
+    "Memory": "classic.kvstore.Memory",
+    "Namespaced": "classic.namespaced.Namespaced",
+    "RebaseResult": "classic.results.RebaseResult",
+    "RepairResult": "repair.RepairResult",
+    "Staged": "classic.staged.Staged",
+    "Versioned": "classic.versioned.Versioned",
+    "verify_bundle": "bundle.verify",
 }
 
 
 def __getattr__(name: str) -> object:
-    module = _CLASSIC.get(name)
-    if module is None:
+    module, _, attribute = _LATER.get(name, "").rpartition(".")
+    if not module:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    found = globals()[name] = getattr(import_module(f"kvgit_hamt.classic.{module}"), name)
+    found = globals()[name] = getattr(import_module(f"kvgit_hamt.{module}"), attribute)
     return found
 
 

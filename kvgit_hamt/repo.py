@@ -8,16 +8,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from kvgit_hamt import bundle, bundle_load, copy, diff, gc, graph, hamt, history, revision, scan, usage
+from kvgit_hamt import diff, gc, graph, hamt, history, revision, scan, usage
 from kvgit_hamt.backend.base import Backend, RefUpdate
 from kvgit_hamt.backend.lmdb import LmdbBackend
 from kvgit_hamt.backend.memory import MemoryBackend
-from kvgit_hamt.bundle import BundleInfo
-from kvgit_hamt.bundle import Progress as BundleProgress
-from kvgit_hamt.bundle import Target as BundleTarget
-from kvgit_hamt.bundle_load import LoadResult
-from kvgit_hamt.check import Check
-from kvgit_hamt.check import Progress as CheckProgress
 from kvgit_hamt.codec import Codec, get_codec
 from kvgit_hamt.errors import (
     BranchMovedError,
@@ -46,15 +40,21 @@ from kvgit_hamt.refs import (
     now_us,
     to_us,
 )
-from kvgit_hamt.repair import RepairResult
-from kvgit_hamt.repair import repair as repair_store
 from kvgit_hamt.results import Change, Commit, DiffStat, GcResult, ReflogEntry, Usage, make_change
 from kvgit_hamt.snapshot import Snapshot, encode_key
 from kvgit_hamt.store import DEFAULT_CACHE_BYTES, Store, StoreWriter
 from kvgit_hamt.worktree import Worktree
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # the modules of single, rare calls are imported by these: most programs make none
     from typing_extensions import Self
+
+    from kvgit_hamt.bundle import BundleInfo
+    from kvgit_hamt.bundle import Progress as BundleProgress
+    from kvgit_hamt.bundle import Target as BundleTarget
+    from kvgit_hamt.bundle_load import LoadResult
+    from kvgit_hamt.check import Check
+    from kvgit_hamt.check import Progress as CheckProgress
+    from kvgit_hamt.repair import RepairResult
 
 CodecSpec: TypeAlias = Any  # a name, a Codec, or an (encoder, decoder) pair
 MAIN = "main"
@@ -385,6 +385,8 @@ class Repo:
         ``list(repo.check())`` is every ``Fault``, ``repo.check().result()`` the ``CheckResult`` alone.
         Nothing is changed. For the arguments see ``Check``. Cost: reads every reachable record once.
         """
+        from kvgit_hamt.check import Check
+
         self.check_open()
         return Check(self.store, deep=deep, progress=progress)
 
@@ -393,8 +395,10 @@ class Repo:
 
         Each is verified by its SHA-256, so the copy need not be trusted. See ``repair.repair``.
         """
+        from kvgit_hamt.repair import repair
+
         self.check_open()
-        return repair_store(self.store, from_.store if isinstance(from_, Repo) else from_, progress)
+        return repair(self.store, from_.store if isinstance(from_, Repo) else from_, progress)
 
     def compact(self) -> tuple[int, int]:
         """Give what gc freed back to the file system: (bytes of the file before, and after).
@@ -424,6 +428,8 @@ class Repo:
             since: what these revisions reach is left out, and must be there where the bundle is loaded.
             history: False bundles each newest state as a commit without parents, of another id.
         """
+        from kvgit_hamt import bundle
+
         self.check_open()
         plan, held = bundle.make_plan(self.refs, self.codec.name, names, since, history)
         views = [self.view_of(commit) for commit in held]  # gc of this Repo keeps them meanwhile
@@ -441,11 +447,15 @@ class Repo:
         progress: BundleProgress | None = None,
     ) -> LoadResult:
         """Bring in what a bundle holds: wholly, or nothing is visible. See ``bundle_load.load``."""
+        from kvgit_hamt import bundle_load
+
         self.check_open()
         return bundle_load.load(self.refs, self.codec.name, source, names, (force, progress))
 
     def copy(self, directory: str | os.PathLike[str], *, compact: bool = False) -> None:
         """Copy the store as it is now, while it is in use, to a new directory. See ``LmdbBackend.copy``."""
+        from kvgit_hamt import copy
+
         self.check_open()
         copy.copy(self.store.backend, directory, compact)
 
