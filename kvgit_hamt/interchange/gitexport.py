@@ -77,7 +77,7 @@ def export_git(
 
     Cost: per commit, what it changes. Memory: the largest value, and some 200 bytes a commit.
     """
-    target = Path(path)
+    target = Path(path).absolute()  # git is run in another directory
     if target.exists():
         raise SourceError(str(target), "", "exists; give the name of a new directory")
     names = {HEADS + name: value for name, value in repo.refs.under(HEADS)}

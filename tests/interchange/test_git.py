@@ -425,6 +425,14 @@ def test_other_values_as_json(repo, tmp_path):
     assert git(tmp_path / "out.git", "show", "main:plain") == b"\xff"
 
 
+def test_relative_paths_are_those_of_the_caller(repo, path, tmp_path, monkeypatch):
+    linear(path, 2)
+    monkeypatch.chdir(tmp_path)
+    import_git(repo, path.name)
+    assert export_git(repo, "out.git").same == 2
+    assert git(tmp_path / "out.git", "rev-parse", "main~1") == git(path, "rev-parse", "main~1")
+
+
 def test_a_target_that_is_there_stays_as_it_is(repo, tmp_path):
     (tmp_path / "out.git").mkdir()
     with pytest.raises(SourceError, match="exists"):
