@@ -30,6 +30,7 @@ from kvgit_hamt.node import COMMIT as COMMIT_OBJECT
 from kvgit_hamt.oid import oid_of
 from kvgit_hamt.path import Shape
 from tests.support.homes import KINDS, SMALL, Home, Lent, state_of
+from tests.support.scale import pick
 
 ALL_KINDS = [*KINDS, "placed"]
 
@@ -263,7 +264,9 @@ def test_a_head_that_the_range_excludes_is_a_prerequisite(source, target):
     assert target.branches["main"] == source.branches["main"]
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize(
+    "seed", [*range(3), *(pytest.param(n, marks=pytest.mark.slow) for n in range(3, pick(12, 200)))]
+)
 def test_any_two_commits_make_a_range_that_loads(seed, tmp_path):
     rng = random.Random(seed)
     repo = Repo(shape=SMALL)

@@ -74,7 +74,7 @@ def test_the_bundle_is_sound(store):
     assert store.load_bundle(io.BytesIO(DATA), NAMES).changed == ("heads/theirs", "tags/v1")
 
 
-@pytest.mark.parametrize("mask", [0x01, 0x80])
+@pytest.mark.parametrize("mask", [0x01, pytest.param(0x80, marks=pytest.mark.slow)])
 def test_every_byte_that_is_altered_is_found(mask):
     repo = Repo(shape=SHAPE)
     before = state_of(repo)
@@ -94,6 +94,7 @@ def test_every_byte_that_is_altered_is_found(mask):
     assert state_of(repo) == before
 
 
+@pytest.mark.slow
 def test_altered_bytes_leave_a_store_in_files_alone(tmp_path):
     home = Home("lmdb", tmp_path)
     repo = home.open(shape=SHAPE)
@@ -121,7 +122,7 @@ def test_without_the_comparison_of_digests_altered_values_pass_unseen(monkeypatc
     assert repo.snapshot()["b"] == "Xhanged"
 
 
-@pytest.mark.parametrize("known_size", [True, False])
+@pytest.mark.parametrize("known_size", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_every_length_that_is_cut_is_refused(known_size, tmp_path):
     repo = Repo(shape=SHAPE)
     before = state_of(repo)

@@ -157,7 +157,7 @@ def die(path: Path, bundle: Path, share: float) -> None:
     assert done.returncode == 9
 
 
-@pytest.mark.parametrize("collect", [False, True])
+@pytest.mark.parametrize("collect", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_load_outlives_its_process(collect, bundle, tmp_path):
     opened(tmp_path).close()
     for share in (0.3, 0.6, 0.8):
