@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from typing import TextIO, TypeVar
 
 from kvgit_hamt import scan, wire
+from kvgit_hamt.counters import Counters
 from kvgit_hamt.hamt import Tree
-from kvgit_hamt.store import Counters, Store
+from kvgit_hamt.store import Store
 
 T = TypeVar("T")
 BAR_WIDTH = 30
