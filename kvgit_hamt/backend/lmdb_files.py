@@ -23,7 +23,10 @@ DATA_NAME, LOCK_NAME, MARKER_NAME, WITNESS_NAME = "data.mdb", "lock.mdb", "FORMA
 COMPACT_NAME = "compact.tmp"
 _OUR_NAMES = frozenset({DATA_NAME, LOCK_NAME, MARKER_NAME, WITNESS_NAME, COMPACT_NAME})
 _MARKER = f"kvgit_hamt store\nlayout {LAYOUT}\n"
-_NETWORK_TYPES = ("nfs", "cifs", "smb", "9p", "fuse.", "ceph", "glusterfs", "lustre", "afs")
+_NETWORK_TYPES = (
+    "nfs", "cifs", "smb", "9p", "fuse.", "ceph", "gluster", "lustre", "afs", "beegfs", "gpfs", "ocfs2",
+    "gfs2", "coda", "orangefs", "vboxsf", "virtiofs", "prl_fs", "vmhgfs", "drvfs",
+)  # fmt: skip
 
 _CREATION_PAGES = 64  # more than creation writes before its first sync
 _META_BYTES = 152  # page header, meta: enough for everything below
@@ -240,7 +243,7 @@ def network_filesystem(directory: str, mounts: str = "/proc/self/mounts") -> str
         inside = directory == point or directory.startswith(point + "/")
         if inside and len(point) >= len(best):
             best, found = point, fields[2]
-    return found if found and found.startswith(_NETWORK_TYPES) else None
+    return found if found == "fuse" or (found or "").startswith(_NETWORK_TYPES) else None
 
 
 _WITNESS = struct.Struct("<8sQQ16s16x")
