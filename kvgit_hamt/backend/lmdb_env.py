@@ -36,15 +36,16 @@ from kvgit_hamt.backend.lmdb_files import (
     MARKER_NAME,
     Head,
     Witness,
+    WitnessFile,
     check_directory,
     compare_witness,
     empty_unfinished,
+    extend,
     network_filesystem,
     occupy_streams,
     read_head,
     read_witness,
     write_marker,
-    write_witness,
 )
 from kvgit_hamt.backend.lmdb_state import (
     NAMED,
@@ -125,6 +126,8 @@ class SharedEnvironment:
         self._lock_identity: tuple[int, int] | None = None  # a writer with another lock file knows not of us
         self._is_replaced = False
         self._witnessed: State | None = None
+        self._witness = WitnessFile(directory)
+        self._last_page = -1  # to which the file is known to be long enough
         self._write_count = 0
         self._users: weakref.WeakSet[Any] = weakref.WeakSet()
 
@@ -177,20 +180,21 @@ class SharedEnvironment:
             return Session(env, tables)
         except BaseException:
             env.close()
+            self._witness.close()
             self._close_turn()
             raise
 
     def _complete(self, env: lmdb.Environment, witness: Witness | None, state: State) -> None:
         """Put beside a store that was opened for writing what may be missing there."""
         with suppress(OSError):  # a full device, say: the next open verifies again
-            _extend(env, self.data_path)
+            self._extend(env)
         if not os.path.exists(os.path.join(self.directory, MARKER_NAME)):
             killpoints.reached("create.tables")
             write_marker(self.directory)
             killpoints.reached("create.marked")
         if witness is None or self._options.accept_rollback:
             env.sync(True)
-            write_witness(self.directory, state)
+            self._witness.write(state)
 
     def _map(self, head: Head | None) -> lmdb.Environment:
         """Open with the wished map; when address space is short (RLIMIT_AS, say) with a smaller one."""
@@ -226,6 +230,8 @@ class SharedEnvironment:
         self.door.epoch += 1
         if session is not None:
             session.env.close()
+        self._last_page = -1
+        self._witness.close()
         self._close_turn()
 
     def _close_turn(self) -> None:
@@ -302,15 +308,25 @@ class SharedEnvironment:
         # Without metasync a power cut may take the last commit, but not the witness: stay one behind.
         seen = state if self._options.sync == "full" else self._witnessed
         if seen is not None:
-            write_witness(self.directory, seen)
+            self._witness.write(seen)
         self._witnessed = state
         self._write_count += 1
         if self._session is None:
             return
-        with suppress(OSError):
-            _extend(self._session.env, self.data_path)
+        try:
+            self._extend(self._session.env)
+        except OSError:  # a full device, say: the next open verifies again
+            self._last_page = -1
         if self._write_count % READER_CHECK_EVERY == 0:
             self._session.env.reader_check()
+            self._witness.close()  # somebody may have removed it
+
+    def _extend(self, env: lmdb.Environment) -> None:
+        """Make the file as long as its meta page says."""
+        last_page = env.info()["last_pgno"]
+        if last_page != self._last_page:
+            self._last_page = last_page
+            extend(self.data_path, (last_page + 1) * env.stat()["psize"])
 
     # sharing
 
@@ -406,19 +422,6 @@ def _load_or_make(env: lmdb.Environment, options: Options, is_new: bool) -> tupl
     return tables, state
 
 
-def _extend(env: lmdb.Environment, path: str) -> None:
-    """Make the file as long as its meta page says, so that the next open need not verify a sound but short
-    one (see ``lmdb_files``). ``posix_fallocate`` never cuts nor overwrites what others add meanwhile."""
-    missing = (env.info()["last_pgno"] + 1) * env.stat()["psize"] - os.path.getsize(path)
-    if missing <= 0 or not hasattr(os, "posix_fallocate"):
-        return
-    fd = os.open(path, os.O_RDWR)
-    try:
-        os.posix_fallocate(fd, os.path.getsize(path), missing)
-    finally:
-        os.close(fd)
-
-
 def _open_tables(env: lmdb.Environment, txn: Any, *, create: bool) -> Tables:
     handles = []
     for name in NAMED:
@@ -468,9 +471,12 @@ def acquire(path: str, options: Options, user: object) -> SharedEnvironment:
     """
     directory = os.path.realpath(path)
     try:
-        check_directory(directory, create=options.create and not options.readonly)
-        os.makedirs(directory, exist_ok=True)
-        key = _identity_of(directory)
+        key = _identity_of(directory) if os.path.exists(directory) else None
+        if key is None or key in _environments:  # else it is checked when it is opened
+            check_directory(directory, create=options.create and not options.readonly)
+        if key is None:
+            os.makedirs(directory, exist_ok=True)
+            key = _identity_of(directory)
     except OSError as error:
         raise translate_os(error, directory) from error
     with _registry_lock:
