@@ -273,13 +273,13 @@ class Repo:
         limit: int | None,
         touching: tuple[bytes | None, bytes | None],
     ) -> Iterator[Commit]:
-        left = limit
+        left, show = limit, self.store.commits.show
         for commit in graph.log(self.store, starts, first_parent):
             if left == 0:
                 return
             self.check_open()
             if touching == (None, None) or self._touches(commit, touching):
-                yield describe(commit)
+                yield show(commit, describe)
                 left = None if left is None else left - 1
 
     def _touches(self, commit: CommitObject, touching: tuple[bytes | None, bytes | None]) -> bool:
