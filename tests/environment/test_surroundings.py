@@ -103,6 +103,18 @@ def test_closed_streams_never_become_files_of_the_store(tmp_path, streams):
         assert len(dict(work)) == 600
 
 
+def test_without_the_guard_what_is_printed_lands_in_the_store(tmp_path):
+    """The control."""
+    code = (
+        "import os\nfrom kvgit_hamt.backend import lmdb_env\nlmdb_env.occupy_streams = lambda: None\n"
+        "import kvgit_hamt as kvgit\nos.close(1)\n"
+        "work = kvgit.open(__import__('sys').argv[1])\nwork['a'] = 1\nwork.commit()\n"
+        "inside = os.readlink('/proc/self/fd/1')\nos.write(2, inside.encode())"
+    )
+    done = run(code, tmp_path / "store")
+    assert str(tmp_path / "store") in done.stderr
+
+
 def test_the_library_prints_nothing_and_leaves_signals_as_they_are(tmp_path):
     code = f"import signal; before = [signal.getsignal(s) for s in signal.valid_signals()]\n{WORK}\n"
     code += "assert before == [signal.getsignal(s) for s in signal.valid_signals()]"

@@ -127,6 +127,7 @@ def as_nobody(path, rights):
 
 OPEN = ".=777 data.mdb=666 lock.mdb=666 WITNESS=666 FORMAT=644 "
 DENIED = [
+    ("", "whole", "whole"),  # the control
     ("data.mdb=000", "refused", "refused"),
     ("data.mdb=444", "refused", "whole"),
     ("lock.mdb=000", "refused", "refused"),
