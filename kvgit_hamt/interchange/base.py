@@ -331,6 +331,8 @@ def selected(
 def written_whole(where: Where) -> Iterator[IO[bytes]]:
     """A binary file to write: a path gets it when all is written and synced, an open file as it comes.
 
+    A link is followed, and what is no regular file, such as a pipe, is written as an open file is.
+
     Raises:
         SourceError: it cannot be written; what was there before is still there.
     """
@@ -338,11 +340,18 @@ def written_whole(where: Where) -> Iterator[IO[bytes]]:
         yield where
         where.flush()
         return
-    path = Path(where)
+    path = Path(where).resolve()
+    if path.exists() and not path.is_file():
+        try:
+            with open(path, "wb") as there:
+                yield there
+        except OSError as error:
+            raise _unwritten(path, error) from error
+        return
     try:
         file = tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False)  # noqa: SIM115
     except OSError as error:
-        raise SourceError(str(path), "", f"cannot be written: {error.strerror}") from error
+        raise _unwritten(path, error) from error
     try:
         with file:
             yield file
@@ -352,10 +361,14 @@ def written_whole(where: Where) -> Iterator[IO[bytes]]:
         os.replace(file.name, path)
     except OSError as error:
         _drop(file.name)
-        raise SourceError(str(path), "", f"cannot be written: {error.strerror or error}") from error
+        raise _unwritten(path, error) from error
     except BaseException:
         _drop(file.name)
         raise
+
+
+def _unwritten(path: Path, error: OSError) -> SourceError:
+    return SourceError(str(path), "", f"cannot be written: {error.strerror or error}")
 
 
 def _umask() -> int:

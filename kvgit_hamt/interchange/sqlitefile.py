@@ -86,6 +86,9 @@ class SqliteTable(Source):
         try:
             db = sqlite3.connect(f"file:{quote(str(self._path))}?mode=ro", uri=True)
             with contextlib.closing(db):
+                db.execute(
+                    "PRAGMA trusted_schema = OFF"
+                )  # what a view calls is the file's business, not ours
                 yield db
         except sqlite3.Error as error:
             raise SourceError(self.name, "" if not self._count else self.at(), f"SQLite: {error}") from error

@@ -225,6 +225,45 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, write):
         write(tree, tmp_path / "none/out")
 
 
+def test_what_is_no_regular_file_is_written_into_and_links_stay(tmp_path):
+    tree = holding({"a": 1})
+    (tmp_path / "real").write_bytes(b"before")
+    (tmp_path / "link").symlink_to("real")
+    write_jsonl(tree, tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real").read_bytes() == b'{"key":"a","value":1}\n'
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    write_jsonl(tree, tmp_path / "pipe")
+    assert os.read(reader, 100) == b'{"key":"a","value":1}\n'
+    os.close(reader)
+    assert (tmp_path / "pipe").is_fifo()
+    with pytest.raises(SourceError, match="cannot be written: Is a directory"):
+        write_jsonl(tree, tmp_path)
+
+
+@settings(max_examples=150)
+@given(
+    st.binary(max_size=60)
+    | st.lists(st.sampled_from([b'{"key":', b'"a"', b',"value":', b"1", b"}", b"\n", b",", b'"', b"\r", b"[",
+                                b"\x92\xa1a", b"\xc1", b"\x01", b"\xff", b"\0", b'{"$bytes":', b"k,v"]),
+               max_size=15)
+    .map(b"".join),
+)  # fmt: skip
+def test_no_bytes_give_anything_but_rows_or_an_error_with_a_place(data):
+    for source in (
+        JsonLines(io.BytesIO(data)), JsonLines(io.BytesIO(data), key="key"), MsgpackStream(io.BytesIO(data)),
+        MsgpackStream(io.BytesIO(data), key="key"), Csv(io.BytesIO(data), key="k"),
+        Csv(io.BytesIO(data), key="k", columns=["k"], typed=True),
+    ):  # fmt: skip
+        try:
+            rows = list(source.rows())
+        except SourceError as error:
+            assert error.source == "standard input"
+            continue
+        assert all(type(key) is str for key, _ in rows)
+
+
 def umask() -> int:
     mask = os.umask(0)
     os.umask(mask)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
+import subprocess
+import sys
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -186,6 +189,35 @@ def test_a_run_that_was_stopped_is_continued_even_after_gc(tmp_path, repo, monke
         import_git(whole, path)
         assert dict(whole.branches.items()) == dict(repo.branches.items())
         assert dict(whole.tags.items()) == dict(repo.tags.items())
+
+
+KILLED = """
+import sys
+from kvgit_hamt import Repo
+from kvgit_hamt.interchange import gitimport
+gitimport.BATCH_COMMITS = 5
+with Repo(sys.argv[1]) as repo:
+    gitimport.import_git(repo, sys.argv[2], progress=lambda step: print(step.rows, flush=True))
+"""
+
+
+def test_a_killed_import_is_continued_by_another_process(tmp_path, repo):
+    path = make_repository(tmp_path / "history", 150)
+    repo.close()
+    arguments = [sys.executable, "-c", KILLED, str(tmp_path / "store"), str(path)]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if int(line) >= 40:
+                os.kill(process.pid, signal.SIGKILL)
+                break
+    assert process.returncode == -signal.SIGKILL
+    with Repo(tmp_path / "store") as again:
+        assert set(again.branches) == {"main", IN_PROGRESS}
+        result = import_git(again, path)
+        assert result.earlier >= 40
+        assert result.earlier + result.commits == 150
+        assert compare(again, path).faults == []
 
 
 def test_the_batch_ends_with_its_bytes_too(path, repo, monkeypatch):

@@ -79,7 +79,8 @@ def test_pipes(kvh):
     ("name", "out", "back"),
     [
         ("a.jsonl", [], []), ("a.msgpack", [], []), ("a.csv", [], ["--key", "key", "--typed"]),
-        ("a.tsv", [], ["--key", "key", "--typed"]), ("a.lmdb", ["--values", "msgpack"], ["--values", "msgpack"]),
+        ("a.tsv", [], ["--key", "key", "--typed"]),
+        ("a.lmdb", ["--values", "msgpack"], ["--values", "msgpack"]),
         ("a.db", ["--table", "t"], ["--table", "t"]), ("dir", ["--values", "json"], ["--values", "json"]),
         ("dir/", ["--values", "msgpack"], ["--values", "msgpack"]),
     ],
