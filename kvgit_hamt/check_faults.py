@@ -43,7 +43,7 @@ class Fault:
         path: the leading bits that the path of every key below it has, as text of 0 and 1.
         key_count: how many keys lie at or below it, as far as its parent tells.
         keys: the names of some of them, where they can be told: from what is left of the object, or from
-            the same part of a parent commit.
+            the same part of an earlier commit.
     """
 
     number: int

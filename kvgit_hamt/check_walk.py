@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from itertools import islice
 from typing import NamedTuple, Protocol
 
 from kvgit_hamt import kernel, node
@@ -35,8 +37,8 @@ from kvgit_hamt.wire import CHECK_BYTES
 
 TAINT_MAX = 100_000  # nodes on the way to damage that are remembered; bounds memory
 KEYS_MAX = 20  # names of keys that a fault gives
-KIN_MAX = 100  # faults for which a parent commit is asked what keys there were
-KIN_LEAVES = 64  # of it that are read
+KIN_MAX = 100  # faults for which ancestors are asked what keys there were
+KIN_COMMITS, KIN_LEAVES = 8, 64  # how far back, and how many leaves of each are read
 UNREADABLE = (CorruptionError, BackendError)
 _BLOCK_BITS = 10
 _NAMES = {LEAF: "a leaf", INNER: "an inner node", COMMIT: "a commit", BLOB: "a blob"}
@@ -479,23 +481,29 @@ class TreeWalk:
         fault.keys = tuple(found)
 
     def _keys_of_kin(self, task: Task, context: Context) -> list[str]:
-        """Keys that a parent commit has at the same spot: mostly the same ones."""
-        spot = task.spot
-        taken = min(spot.bits, 128)
-        window = Window(spot.prefix >> spot.bits - taken, taken)
-        found: list[str] = []
-        for parent in context.commit.parents[:2]:
+        """Keys that the nearest ancestor with a sound node at the same spot has: mostly the same ones."""
+        commit = context.commit
+        for _ in range(KIN_COMMITS):
+            if not commit.parents:
+                break
             try:
-                tree = Tree(*self.store.read_commit(*parent).tree)
-                for number, leaf in enumerate(leaf_bodies(self.store, self.shape, tree, window)):
-                    found += readable_keys(self.shape, leaf, spot, KEYS_MAX - len(found))
-                    if len(found) == KEYS_MAX or number == KIN_LEAVES:
-                        return found
+                commit = self.store.read_commit(*commit.parents[0])
             except UNREADABLE:
-                continue
+                break
+            found: list[str] = []
+            with suppress(*UNREADABLE):
+                for leaf in islice(self._leaves_at(commit, task.spot), KIN_LEAVES):
+                    found += readable_keys(self.shape, leaf, task.spot, KEYS_MAX - len(found))
+                    if len(found) == KEYS_MAX:
+                        break
             if found:
                 return found
-        return found
+        return []
+
+    def _leaves_at(self, commit: CommitObject, spot: Spot) -> Iterator[bytes]:
+        taken = min(spot.bits, 128)
+        window = Window(spot.prefix >> spot.bits - taken, taken)
+        return leaf_bodies(self.store, self.shape, Tree(*commit.tree), window)
 
 
 def _hex(task: Task) -> str:

@@ -373,7 +373,6 @@ class _Repair:
     def _rewrite(self, each: _Pending, loc: bytes) -> None:
         """Let the parent of a record name another place; others that do so are found by the next pass."""
         self._flush()
-        self.has_moved = True
         assert each.parent is not None
         body = self.records.read(*each.parent)
         if isinstance(body, Flaw):
@@ -384,6 +383,7 @@ class _Repair:
         for number, (_, oid) in enumerate(self._links(payload)):
             if oid == each.link[0] and places[number] == each.named:
                 places[number] = loc
+                self.has_moved = True
         record = NewRecord(each.parent[0], payload + b"".join(places), len(places), None)
         self._queue.append((each.parent[1], record))
 

@@ -121,25 +121,31 @@ class LmdbInspector:
         return [_row(key, key[1:], stored, "ref") for key, stored in self._rows("main", REF)]
 
     def reflog_rows(self) -> Iterator[Row]:
-        """All reflog entries: by name of the ref, oldest first."""
+        """All reflog entries there are now: by name of the ref, oldest first."""
         last = b""
-        for key, stored in heapq.merge(self._tail_rows(), self._rows("reflog")):
+        tail, end = self._tail_rows()
+        for key, stored in heapq.merge(tail, self._rows("reflog")):
             if key == last:  # it has moved from the tail to the table meanwhile
                 continue
             last = key
             if len(key) < 10 or key[-9] != 0:
                 yield Row(_shown(key), None, f"reflog entry under a malformed key {key!r}")
-            else:
+            elif end is None or int.from_bytes(key[-8:], "big") < end or not self._is_later(key):
                 yield _row(key, key[:-9], stored, "reflog entry")
 
-    def _tail_rows(self) -> list[tuple[bytes, bytes]]:
-        """Those reflog entries that are in the tail, as rows of the table; none if the state is damaged."""
+    def _is_later(self, key: bytes) -> bool:
+        """Whether an entry was made since the reading began: else its number is damaged."""
+        state: State = self._view(read_state)
+        return int.from_bytes(key[-8:], "big") < state.log_sequence
+
+    def _tail_rows(self) -> tuple[list[tuple[bytes, bytes]], int | None]:
+        """Those reflog entries that are in the tail, as rows of the table, and the number of the next one."""
         try:
-            state = self._view(read_state)
+            state: State = self._view(read_state)
         except (FormatVersionError, *_UNREADABLE):
-            return []  # among the findings
+            return [], None  # among the findings
         rows = state.tail.rows(state.log_sequence)
-        return sorted((key, protect(key, entry)) for key, entry in rows)
+        return sorted((key, protect(key, entry)) for key, entry in rows), state.log_sequence
 
     def pending(self) -> list[tuple[int, int]]:
         """(first place, places) of each live reservation; damaged ones are among the findings."""
