@@ -160,25 +160,33 @@ class _Import:
         self.passed = 0  # commits of git's that were here already
         self._head = repo.refs.get(HEADS + IN_PROGRESS)
         self._known: dict[bytes, bytes] = {}  # git's id -> ours
+        # git's id -> (our id, those of its parents): what says that it is this commit of git's. A commit that
+        # was picked onto another says so too, but it has other parents.
+        self._candidates: dict[bytes, list[tuple[bytes, tuple[bytes, ...]]]] = {}
         self._recent: dict[bytes, CommitObject] = {}
         self._open: dict[bytes, CommitObject] = {}  # of the batch, those without a child in it
         self._bytes = 0
-        self._read_known()
+        self._read_candidates()
 
-    def _read_known(self) -> None:
-        """Which of git's commits are here, from all branches and tags."""
+    def _read_candidates(self) -> None:
+        """Which of git's commits may be here, from all branches and tags."""
         heads = {value.oid for _, value in self.repo.refs.named()}
         starts = [self.store.read_commit(oid) for oid in heads]
         for commit in graph.log(self.store, starts):
             oid = _git_id(commit.info)
             if oid is not None:
-                self._known[oid] = commit.oid
+                parents = tuple(parent for parent, _ in commit.parents)
+                self._candidates.setdefault(oid, []).append((commit.oid, parents))
 
-    def is_known(self, oid: str) -> bool:
-        """Whether a commit of git's is here; asked once of each."""
-        is_here = bytes.fromhex(oid) in self._known
-        self.passed += is_here
-        return is_here
+    def is_known(self, oid: str, parents: Sequence[str]) -> bool:
+        """Whether a commit of git's is here, with the same parents; asked once of each, parents first."""
+        wanted = tuple(self._known.get(bytes.fromhex(parent)) for parent in parents)
+        for ours, links in self._candidates.pop(bytes.fromhex(oid), ()):
+            if links == wanted:
+                self._known[bytes.fromhex(oid)] = ours
+                self.passed += 1
+                return True
+        return False
 
     def commit(self, oid: str) -> CommitObject:
         """The commit here that a commit of git's became."""

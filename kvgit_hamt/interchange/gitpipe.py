@@ -26,6 +26,8 @@ WINDOW: Final = (
 )
 AHEAD: Final = 1_000  # commits that the listing may be ahead of what is taken
 _END: Final = ("", ())
+Known = Callable[[str, Sequence[str]], bool]
+"""Whether a commit, with its parents, is here already."""
 
 
 class GitRef(NamedTuple):
@@ -141,7 +143,7 @@ class Git:
         """How many commits some commits reach."""
         return int(self.run("rev-list", "--count", "--stdin", given=_lines(tips)))
 
-    def history(self, tips: Sequence[str], is_known: Callable[[str], bool]) -> Iterator[GitCommit]:
+    def history(self, tips: Sequence[str], is_known: Known) -> Iterator[GitCommit]:
         """Commits that some commits reach, parents first, but those that are known; with their changes.
 
         Cost: git's listing, and its comparison of two trees, a commit. Memory: the changes of one commit.
@@ -196,7 +198,7 @@ class _Feeder:
         lister: subprocess.Popen[bytes],
         differ: subprocess.Popen[bytes],
         to: tuple[queue.Queue[tuple[str, tuple[str, ...]]], threading.Event],
-        is_known: Callable[[str], bool],
+        is_known: Known,
     ) -> None:
         assert lister.stdin is not None
         assert lister.stdout is not None
@@ -212,7 +214,7 @@ class _Feeder:
             self._asked.close()
             for line in self._listed:
                 oid, *parents = line.decode().split()
-                if self._is_known(oid):
+                if self._is_known(oid, parents):
                     continue
                 if not self._put((oid, tuple(parents))):
                     return

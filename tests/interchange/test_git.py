@@ -246,6 +246,39 @@ def test_a_branch_with_commits_of_its_own_stays(path, repo):
     assert repo.reflog("main")[0].old == mine
 
 
+def test_a_commit_that_was_picked_is_not_taken_for_the_one_of_git(path, repo):
+    linear(path, 3)
+    import_git(repo, path)
+    other = repo.worktree("other", create=True)
+    other.cherry_pick("main~1")  # keeps the info, git's id in it
+    repo.branches.delete("main")
+    repo.gc(keep_reflog=0)
+    result = import_git(repo, path)
+    assert (result.earlier, result.commits) == (0, 3)
+    assert compare_main(repo, path) == []
+    again = import_git(repo, path)
+    assert (again.earlier, again.commits) == (3, 0)
+
+
+def compare_main(repo: Repo, path: Path) -> list[str]:
+    """The faults of an import beside which there are other branches."""
+    with Repo() as alone:
+        import_git(alone, path)
+        same = [commit.id for commit in alone.log("main")] == [commit.id for commit in repo.log("main")]
+    return [] if same else ["main is not what an import alone gives"]
+
+
+def test_a_clone_that_is_no_longer_shallow_is_imported_anew(path, repo, tmp_path):
+    linear(path, 5)
+    git(tmp_path, "clone", "-q", "--depth", "2", f"file://{path}", "shallow")
+    import_git(repo, tmp_path / "shallow")
+    git(tmp_path / "shallow", "fetch", "-q", "--unshallow")
+    with pytest.raises(BranchExistsError):
+        import_git(repo, tmp_path / "shallow")
+    assert import_git(repo, tmp_path / "shallow", force=True).commits == 0
+    assert len(list(repo.log("main"))) == 5
+
+
 def test_only_some_branches(path, repo):
     linear(path, 2)
     linear(path, 3, "release-1")
