@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import sys
+import warnings
 from collections.abc import MutableMapping, Sequence
 from importlib import import_module
 from typing import Any, Final
@@ -93,7 +94,9 @@ class Program(click.Group):
         """Run a command; its exit code is returned, or with ``standalone_mode`` ends the process."""
         prog = prog_name or _prog()
         try:
-            code = super().main(args, prog, complete_var, standalone_mode=False, **extra)
+            with warnings.catch_warnings():
+                warnings.showwarning = _warn
+                code = super().main(args, prog, complete_var, standalone_mode=False, **extra)
         except (ReaderGone, BrokenPipeError):
             forget_stdout()
             code = READER_GONE
@@ -128,6 +131,11 @@ class Program(click.Group):
     ) -> None:
         """One variable asks for completion, whatever the program was called as."""
         super()._main_shell_completion(ctx_args, prog_name, complete_var or COMPLETE_VARIABLE)
+
+
+def _warn(message: Warning | str, *_where: object, **_how: object) -> None:
+    """A warning of the library as one line."""
+    click.echo(f"warning: {message}", err=True)
 
 
 def _complain(found: Explained) -> int:
