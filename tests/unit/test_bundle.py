@@ -11,9 +11,11 @@ import pytest
 
 import kvgit_hamt as kvgit
 from kvgit_hamt import Repo, bundle, bundle_spill, verify_bundle
+from kvgit_hamt.backend.kv import KvBackend
 from kvgit_hamt.bundle import BundlePayloads
 from kvgit_hamt.bundle_format import BASE, COMMIT, OBJECT, FrameReader
 from kvgit_hamt.bundle_spill import SpillMap
+from kvgit_hamt.classic.kvstore import Memory
 from kvgit_hamt.errors import (
     BundlePrerequisiteError,
     CommitNotFoundError,
@@ -117,6 +119,24 @@ def test_a_bundle_of_all_brings_everything_to_another_store(here, there, tmp_pat
         assert content(other) == content(repo)
     ours.close()
     theirs.close()
+
+
+def test_a_store_of_the_user_s_own_gives_and_takes_bundles(source, tmp_path):
+    with Repo(KvBackend(Memory()), shape=SMALL) as other:
+        source.bundle(tmp_path / "b")
+        other.load_bundle(tmp_path / "b")
+        assert content(other) == content(source)
+        other.bundle(tmp_path / "back")
+        assert (tmp_path / "back").read_bytes() == (tmp_path / "b").read_bytes()
+        work = other.worktree()
+        work["more"] = 1
+        work.commit()
+        other.bundle(tmp_path / "thin", since=["v1"])
+        assert faults(other) == []
+    target = Repo(shape=SMALL)
+    target.load_bundle(tmp_path / "b")
+    target.load_bundle(tmp_path / "thin")
+    assert target.snapshot()["more"] == 1
 
 
 def test_equal_stores_give_equal_bundles(source, target):

@@ -17,6 +17,7 @@ import pytest
 from kvgit_hamt import Repo, bundle_load, verify_bundle
 from kvgit_hamt.backend import lmdb_pending
 from kvgit_hamt.backend.lmdb import LmdbBackend
+from kvgit_hamt.backend.lmdb_state import Holder
 from kvgit_hamt.errors import (
     BackendError,
     CorruptionError,
@@ -486,3 +487,18 @@ def test_refs_that_move_first_would_be_found(bundle, tmp_path, monkeypatch):
     is_there = {f"heads/{name}": c for name, c in repo.branches.items()} == dict(verify_bundle(bundle).refs)
     assert not (is_there or len(repo.branches) == 1)
     repo.close()
+
+
+def test_the_reservation_of_a_load_has_two_more_fields():
+    plain = Holder.me(5)
+    kept = plain._replace(until_s=1_700_000_000, name=bytes(range(16)))
+    assert len(plain.encode()) == 40
+    assert kept.encode() == plain.encode() + (1_700_000_000).to_bytes(8, "little") + bytes(range(16))
+    assert Holder.decode(plain.encode()) == plain
+    assert Holder.decode(kept.encode()) == kept
+    dead = kept._replace(pid=2**22 + 1)
+    assert not dead.is_alive()
+    assert dead._replace(until_s=int(time.time()) + 60).is_alive()
+    assert not dead._replace(until_s=int(time.time()) + 60).is_running()
+    with pytest.raises(CorruptionError):
+        Holder.decode(kept.encode()[:-1])
