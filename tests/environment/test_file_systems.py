@@ -14,31 +14,11 @@ from kvgit_hamt.backend import lmdb_env, lmdb_files
 from tests.support.faults import ROOT, mount_namespace
 
 REMOTE = [
-    "nfs",
-    "nfs4",
-    "cifs",
-    "smb3",
-    "smbfs",
-    "9p",
-    "fuse",
-    "fuse.sshfs",
-    "fuse.glusterfs",
-    "ceph",
-    "lustre",
+    "nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse", "fuse.sshfs", "fuse.glusterfs", "ceph", "lustre",
     "afs",
-    "glusterfs",
-    "beegfs",
-    "gpfs",
-    "ocfs2",
-    "gfs2",
-    "vboxsf",
-    "virtiofs",
-    "prl_fs",
-    "drvfs",
-    "vmhgfs",
-    "coda",
+    "glusterfs", "beegfs", "gpfs", "ocfs2", "gfs2", "vboxsf", "virtiofs", "prl_fs", "drvfs", "vmhgfs", "coda",
     "orangefs",
-]
+]  # fmt: skip
 LOCAL = ["ext4", "xfs", "btrfs", "tmpfs", "overlay", "zfs", "f2fs", "fuseblk", "ramfs", "bcachefs"]
 
 
