@@ -68,6 +68,7 @@ class HistoryWalk:
         self._report = report
         self._heads: dict[bytes, int] = {}  # commits that refs are at, as bits
         self._bad: dict[bytes, Fault] = {}
+        self.named: dict[bytes, bytes] = {}  # bad commits -> where a child says that they lie
         self._waiting: dict[bytes, _Waiting] = {}
         self._heap: list[tuple[int, bytes]] = []
 
@@ -124,6 +125,8 @@ class HistoryWalk:
             return queued.commit.generation
         known = self._bad.get(oid)
         if known is not None:
+            if loc:
+                self.named[oid] = loc
             self._report.reach_by(known, origin.mask, self._heads.get(oid, 0))
             return None
         commit = self._read(oid, loc, origin)

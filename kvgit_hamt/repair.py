@@ -309,10 +309,7 @@ class _Repair:
         found.update(self._search(wanted))
         lost = {each.link[0] for each in pending if self.backend.placed and not each.link[1]} | wanted
         lost.difference_update(found)
-        if lost:
-            first = self.backend.reserve(len(lost))
-            self._reserved.append(first)
-            found.update((oid, place_of(first + number)) for number, oid in enumerate(sorted(lost)))
+        found.update(self._new_places(lost))
         resumed = [item for each in waiting if (item := self._settle(each, found, lost)) is not None]
         self._flush()
         for each, link in resumed:
@@ -321,6 +318,24 @@ class _Repair:
         self.faults += self.check.faults_kept
         self.check.faults_kept.clear()
         self._flush()
+
+    def _new_places(self, lost: set[bytes]) -> dict[bytes, bytes]:
+        """Places for objects that are nowhere: where a child commit says that one lies, else new ones."""
+        named = self.check.history.named
+        end = self.backend.next_place()
+        found = {
+            oid: named[oid]
+            for oid in lost
+            if oid in named
+            and 0 < int.from_bytes(named[oid], "little") < end
+            and not self._is_occupied(oid, named[oid])
+        }
+        new = sorted(lost.difference(found))
+        if new:
+            first = self.backend.reserve(len(new))
+            self._reserved.append(first)
+            found.update((oid, place_of(first + number)) for number, oid in enumerate(new))
+        return found
 
     def _search(self, wanted: set[bytes]) -> dict[bytes, bytes]:
         """Where objects lie in this store, whatever names them. Cost: the SHA-256 of every record."""
@@ -398,13 +413,16 @@ class _Repair:
         assert isinstance(self.backend, Mendable)
         changes: list[tuple[Kind, bytes, bytes | None]] = []
         bad = {oid: (kind, loc) for kind, (oid, loc) in self.check.bad_entries}
+        kept = {
+            fault.oid for fault in self.faults if fault.kind != "index" and fault.number not in self.healed
+        }  # a place to come back to
         for fault in self.faults:
             if fault.kind != "index" or fault.oid is None:
                 continue
             oid = bytes.fromhex(fault.oid)
             if fault.commit is not None:
                 changes.append(("commit", oid, b"" if fault.place is None else place_of(fault.place)))
-            elif oid in bad:
+            elif oid in bad and fault.oid not in kept:
                 kind, loc = bad[oid]
                 is_there = self.check.history.find(oid, kind) == loc
                 if is_there and self._is_other(kind, oid, loc):
