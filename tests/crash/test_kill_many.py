@@ -29,7 +29,7 @@ MEMBERS = (
 )
 TURN_S = 0.05  # between two kills
 CONTROL_KILLS = 15
-COMMITS = 200
+COMMITS = 120
 FRESH_EVERY = 200  # kills, after which another store is made
 SEED = 4
 

@@ -103,7 +103,7 @@ def test_p1_a_power_cut_at_any_write_loses_no_acknowledged_commit(tmp_path: Path
 
 
 def test_p1_with_no_meta_what_is_left_is_whole_and_at_most_the_last_commit_is_gone(tmp_path: Path) -> None:
-    images = pick(100, 2_000)
+    images = pick(60, 2_000)
     run = make_run(tmp_path, "no_meta", SEED)
     bad = problems(cuts(run, tmp_path, images, back=1))
     gone = problems(cuts(run, tmp_path, images))  # control: the same cuts, held to what "full" promises

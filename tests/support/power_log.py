@@ -5,7 +5,7 @@ a store's directory. ``Disk`` plays the notes back up to the moment of a power c
 they may be found afterwards:
 
 - What a sync covered is there. Of what was written to a file since its last sync, any part is: nothing, all,
-  or some pages or sectors of 512 bytes, in any order.
+  or any of its pages or sectors of 512 bytes.
 - New names, renames and removals are there up to the last sync of the directory; of those since, the first
   ones (file systems journal names in order).
 """
@@ -174,10 +174,9 @@ def _torn(durable: bytearray, pending: list[Note], rng: random.Random, mode: str
             _apply(data, Piece(note.at, note.data if note.op == "W" else None), note.op == "T")
     elif mode != "none":
         unit = {"pages": PAGE_BYTES, "sectors": SECTOR_BYTES, WORDS: WORD_BYTES}[mode]
-        pieces = [piece for note in pending for piece in _pieces(note, unit) if rng.random() < 0.5]
-        rng.shuffle(pieces)
-        for piece in pieces:
-            _apply(data, piece, False)
+        for piece in (piece for note in pending for piece in _pieces(note, unit)):
+            if rng.random() < 0.5:  # of several writes to one place, the last that arrived is found
+                _apply(data, piece, False)
     return bytes(data)
 
 
