@@ -13,7 +13,7 @@ CHILD = "tests.support.faults_calls"
 @pytest.mark.slow
 def test_whichever_call_fails_the_caller_is_told_the_truth_and_nothing_is_lost(tmp_path):
     library = build(tmp_path)
-    found = run_child(CHILD, tmp_path, pick(12, 60), 0, preload=library)
+    found = run_child(CHILD, tmp_path, pick(10, 60), 0, preload=library)
     assert found["bad"] == 0, found["violations"]
     counts = found["counts"]
     assert counts["failed calls"] >= counts["cases"]

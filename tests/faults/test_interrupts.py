@@ -14,7 +14,7 @@ CHILD = "tests.support.faults_interrupts"
 
 @pytest.mark.slow
 def test_an_interrupt_at_any_moment_leaves_all_or_nothing_and_no_lock(tmp_path):
-    found = run_child(CHILD, "points", tmp_path, pick(25, 2_000), 0)
+    found = run_child(CHILD, "points", tmp_path, pick(20, 2_000), 0)
     assert found["bad"] == 0, found["violations"]
     assert found["counts"]["interrupted"] > 200
     control = run_child(CHILD, "points", tmp_path / "control", 40, 1)

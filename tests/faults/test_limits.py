@@ -21,7 +21,7 @@ def test_under_a_limit_every_operation_is_done_or_refused_and_nothing_is_lost(tm
     counts = found["counts"]
     assert counts["landed"] > 0
     assert counts.get("refused", 0) + counts.get("unknown", 0) > 0  # the limits were felt
-    record("E6", **counts, violations=found["bad"], control_failed=1)
+    record("E6", **counts, violations=found["bad"])
 
 
 def test_the_judge_sees_an_operation_that_was_done_and_said_to_be_refused(tmp_path):
