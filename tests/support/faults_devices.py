@@ -180,14 +180,11 @@ def refused_writes(repo: Repo) -> list[BaseException]:
     return found
 
 
+WORKS: dict[str, Callable[[str, Path], dict[str, Any]]] = {"full": full, "lying": lying, "readonly": readonly}
+
+
 def main(arguments: list[str]) -> dict[str, Any]:
-    what, kind, directory = arguments[0], arguments[1], Path(arguments[2])
-    works: dict[str, Callable[[str, Path], dict[str, Any]]] = {
-        "full": full,
-        "lying": lying,
-        "readonly": readonly,
-    }
-    return works[what](kind, directory)
+    return WORKS[arguments[0]](arguments[1], Path(arguments[2]))
 
 
 if __name__ == "__main__":
