@@ -1,16 +1,21 @@
-"""A store's history as a new git repository: each commit one of git's, through ``git fast-import``.
+"""A store's history as a new git repository: each commit one of git's.
 
-What came from git goes back as it was: commits and annotated tags get their ids again, but for signed commits
-and those after them, since fast-import writes no signatures.
+``git fast-import`` makes the trees, as those of a scratch history; then the commits are written over these
+trees, to the byte. So what came from git goes back as it was: commits and tags get their ids again, signed
+ones too.
 """
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import os
 import re
 import shutil
 import stat
+import struct
 import tempfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +26,7 @@ from kvgit_hamt.errors import SourceError
 from kvgit_hamt.hamt import Tree
 from kvgit_hamt.interchange.base import Progress, Step, encode_json
 from kvgit_hamt.interchange.files import path_of
-from kvgit_hamt.interchange.gitpipe import LINK, SUBMODULE, Git
+from kvgit_hamt.interchange.gitpipe import LINK, SUBMODULE, WINDOW, Git, objects
 from kvgit_hamt.interchange.gittext import GIT, PLAIN, file_of, raw_date, text_of_info
 from kvgit_hamt.node import Value
 from kvgit_hamt.objects import CommitObject, RefValue
@@ -33,7 +38,12 @@ EXECUTABLE: Final = "100755"
 REPORT_EVERY: Final = 100  # commits
 _NOBODY: Final = "kvgit_hamt <>"
 _MODES: Final = frozenset({PLAIN, EXECUTABLE, LINK, SUBMODULE})
+_KEPT: Final = (b"author", b"committer", b"encoding")
 _HEADER = re.compile(rb"^(author|committer|encoding) (.*)$", re.M)
+_WHO = re.compile(rb"[^<>\n\0]*<[^<>\n\0]*> -?\d+ [+-]\d{4}")
+_OID = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
+PACK_VERSION: Final = 2
+COMMIT_TYPE: Final = 1  # of an object in a pack
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,11 +101,13 @@ def export_git(
         raise SourceError(str(target), "", f"cannot be written: {error.strerror}") from error
     try:
         git = Git(scratch, check=False, name=str(target))
-        git.run("init", "--quiet", "--bare", "--template=")
+        git.run("init", "--quiet", "--bare", "--template=", "--object-format=sha1")
         export = _Export(repo, git, values, progress)
         ids = export.run({value.oid for value in names.values()})
         refs = {f"refs/{name}": export.ref(value, ids) for name, value in sorted(names.items())}
         _set_refs(git, refs)
+        for tidy in (("repack", "-a", "-d", "-q"), ("prune", "--expire=now")):  # the scratch history goes
+            git.run(*tidy)
         os.chmod(scratch, 0o755)
         os.rename(scratch, target)
     finally:
@@ -129,30 +141,62 @@ class _Export:
         starts = [self.store.read_commit(oid) for oid in heads]
         oids = [commit.oid for commit in graph.log(self.store, starts)]
         oids.reverse()  # parents first
-        marks = {oid: number for number, oid in enumerate(oids, 1)}
-        place = self.git.path
-        with open(place / "export.log", "wb") as log:
-            arguments = ["fast-import", "--quiet", "--done", "--date-format=raw-permissive",
-                         f"--export-marks={place / 'export.marks'}"]  # fmt: skip
-            with self.git.pipe(*arguments, stderr=log) as process:
-                assert process.stdin is not None
-                try:
-                    self._write_all(process.stdin, marks)
-                    process.stdin.close()
-                except OSError:  # it has ended; its words tell more
-                    process.kill()
-                if process.wait():
-                    raise self.git.failed("fast-import", (place / "export.log").read_bytes())
-        ids = dict(_read_marks(place / "export.marks", oids))
-        for name in ("export.log", "export.marks"):
-            (place / name).unlink()
-        self._count_same(ids)
+        if not oids:
+            return {}
+        trees = self._write_trees(oids)
+        ids: dict[bytes, str] = {}
+        with self._talk("index-pack", "--stdin") as to, objects(self.git) as source:
+            pack = _Pack(to, len(oids))
+            for at in range(0, len(oids), WINDOW):
+                part = oids[at : at + WINDOW]
+                for oid, scratch in zip(part, source.read([trees[each] for each in part]), strict=True):
+                    tree, _, _ = scratch.partition(b"\n")
+                    ids[oid] = self._write_commit(pack, tree, self.store.read_commit(oid), ids)
+            pack.end()
         return ids
 
-    def _count_same(self, ids: dict[bytes, str]) -> None:
-        for oid, written in ids.items():
-            said = (self.store.read_commit(oid).info or {}).get(GIT)
-            self.same += isinstance(said, dict) and said.get("commit") == written
+    def _write_commit(self, pack: _Pack, tree: bytes, commit: CommitObject, ids: dict[bytes, str]) -> str:
+        """Write a commit as git had it, if that gives the id it had; else without what was signed."""
+        head = tree + b"\n" + b"".join(f"parent {ids[oid]}\n".encode() for oid, _ in commit.parents)
+        info = commit.info or {}
+        said = info.get(GIT)
+        wanted = said.get("commit") if isinstance(said, dict) else None
+        raw = said.get("raw") if isinstance(said, dict) else None
+        body = raw if isinstance(raw, bytes) else text_of_info(info)
+        if body is not None and _id_of(head + body) == wanted:
+            self.same += 1
+        else:
+            body = _body_for(commit, info, body or b"")
+        return pack.add(head + body)
+
+    def _write_trees(self, oids: list[bytes]) -> dict[bytes, str]:
+        """A scratch commit with the right tree for each commit; their ids."""
+        marks = {oid: number for number, oid in enumerate(oids, 1)}
+        file = self.git.path / "export.marks"
+        with self._talk("fast-import", "--quiet", "--done", f"--export-marks={file}") as to:
+            self._write_all(to, marks)
+        trees = dict(_read_marks(file, oids))
+        file.unlink()
+        return trees
+
+    @contextlib.contextmanager
+    def _talk(self, *arguments: str) -> Iterator[IO[bytes]]:
+        """A command of git's that is written to.
+
+        Raises:
+            SourceError: it failed, with what it said.
+        """
+        log = self.git.path / "export.log"
+        with open(log, "wb") as said, self.git.pipe(*arguments, stderr=said) as process:
+            assert process.stdin is not None
+            try:
+                yield process.stdin
+                process.stdin.close()
+            except OSError:  # it has ended; its words tell more
+                process.kill()
+            if process.wait():
+                raise self.git.failed(arguments[0], log.read_bytes())
+        log.unlink()
 
     def _write_all(self, to: IO[bytes], marks: dict[bytes, int]) -> None:
         for oid, mark in marks.items():
@@ -170,14 +214,10 @@ class _Export:
     def _head(self, to: IO[bytes], commit: CommitObject, marks: dict[bytes, int]) -> None:
         if not commit.parents:
             to.write(f"reset {SCRATCH_REF}\n\n".encode())
-        headers, message = _text(commit)
         to.write(f"commit {SCRATCH_REF}\nmark :{marks[commit.oid]}\n".encode())
-        for name in (b"author", b"committer", b"encoding"):
-            if name in headers:
-                to.write(name + b" " + headers[name] + b"\n")
-        to.write(b"data %d\n%s\n" % (len(message), message))
-        for at, (parent, _) in enumerate(commit.parents):
-            to.write(f"{'merge' if at else 'from'} :{marks[parent]}\n".encode())
+        to.write(f"committer {_NOBODY} 0 +0000\ndata 0\n".encode())
+        for parent, _ in commit.parents[:1]:
+            to.write(f"from :{marks[parent]}\n".encode())
 
     def _changes(self, to: IO[bytes], commit: CommitObject) -> None:
         """What differs from the first parent: removals first, since a file may give way to a directory."""
@@ -224,6 +264,8 @@ class _Export:
         check()
         mode, data = self._content(text, self.repo.codec.decode_for(text, self.store.load_value(stored)))
         if isinstance(data, str):
+            if not _OID.fullmatch(data):
+                raise ValueError(f"{text!r}: {data!r:.60} is no id of a commit")
             to.write(f"M {mode} {data} ".encode() + _quoted(path) + b"\n")
         else:
             to.write(f"M {mode} inline ".encode() + _quoted(path) + b"\ndata %d\n" % len(data))
@@ -251,28 +293,54 @@ class _Export:
         return oid
 
 
-def _text(commit: CommitObject) -> tuple[dict[bytes, bytes], bytes]:
-    """(author, committer and encoding; message) as git has them."""
-    info = commit.info or {}
-    said = info.get(GIT)
-    raw = said.get("raw") if isinstance(said, dict) else None
-    body = raw if isinstance(raw, bytes) else text_of_info(info)
-    if body is None:
-        body = _body_for(commit, info)
-    head, _, message = body.partition(b"\n\n")
-    return {found[1]: found[2] for found in _HEADER.finditer(head)}, message
+class _Pack:
+    """Writes objects as a stream that ``git index-pack`` takes."""
+
+    def __init__(self, to: IO[bytes], count: int) -> None:
+        self._to = to
+        self._sum = hashlib.sha1(usedforsecurity=False)
+        self._write(b"PACK" + struct.pack(">II", PACK_VERSION, count))
+
+    def _write(self, data: bytes) -> None:
+        self._sum.update(data)
+        self._to.write(data)
+
+    def add(self, commit: bytes) -> str:
+        """Write a commit; its id."""
+        size = len(commit)
+        head = [COMMIT_TYPE << 4 | size & 15]
+        size >>= 4
+        while size:  # seven bits a byte, the lowest first; the top bit says that more follow
+            head[-1] |= 128
+            head.append(size & 127)
+            size >>= 7
+        self._write(bytes(head) + zlib.compress(commit))
+        return _id_of(commit)
+
+    def end(self) -> None:
+        """Write the sum over all of it."""
+        self._to.write(self._sum.digest())
 
 
-def _body_for(commit: CommitObject, info: dict[str, Any]) -> bytes:
-    """A git commit's body for a commit that did not come from git."""
+def _id_of(commit: bytes) -> str:
+    return hashlib.sha1(b"commit %d\0" % len(commit) + commit, usedforsecurity=False).hexdigest()
+
+
+def _body_for(commit: CommitObject, info: dict[str, Any], known: bytes) -> bytes:
+    """The body of a commit that git did not have so: ``known`` without its signature, or a new one."""
+    head, _, message = known.partition(b"\n\n")
+    headers = {found[1]: found[2] for found in _HEADER.finditer(head)}
+    if all(_WHO.fullmatch(headers.get(who, b"")) for who in (b"author", b"committer")):
+        lines = [b"%s %s\n" % (name, headers[name]) for name in _KEPT if name in headers]
+        return b"".join(lines) + b"\n" + message
     author = info.get("author")
     if not isinstance(author, str) or not re.fullmatch(r"[^<>\n\0]*<[^<>\n\0]*>", author):
         name = re.sub(r"[<>\n\0]", " ", author).strip() if isinstance(author, str) else ""
         author = f"{name} <>" if name else _NOBODY
     date = raw_date(to_datetime(commit.time_us or 0))
-    message = info.get("message")
-    text = message if isinstance(message, str) else ""
-    return f"author {author} {date}\ncommitter {author} {date}\n\n{text}".encode()
+    text = info.get("message")
+    shown = text if isinstance(text, str) else ""
+    return f"author {author} {date}\ncommitter {author} {date}\n\n{shown}".encode()
 
 
 def _read_marks(path: Path, oids: list[bytes]) -> Iterator[tuple[bytes, str]]:

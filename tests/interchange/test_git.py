@@ -470,6 +470,8 @@ def test_commits_of_ones_own_become_gits(repo, tmp_path):
         ({"a/../b": b"1"}, "no path"), ({"": b"1"}, "no path"), ({"a/": b"1"}, "no path"),
         ({"x/.GIT/config": b"1"}, "below .git"), ({"n": 1}, "values=\"json\""),
         ({"m": {"mode": "100755"}}, "no file"),
+        ({"m": {"mode": "160000", "commit": "x\nreset refs/heads/main"}}, "no id of a commit"),
+        ({"m": {"mode": "rwx", "data": b""}}, "invalid literal"),
     ],
 )  # fmt: skip
 def test_what_git_cannot_hold_is_named_and_nothing_is_left(repo, tmp_path, items, why):
@@ -479,6 +481,61 @@ def test_what_git_cannot_hold_is_named_and_nothing_is_left(repo, tmp_path, items
     with pytest.raises(SourceError, match=why):
         export_git(repo, tmp_path / "out.git")
     assert {entry.name for entry in tmp_path.iterdir()} == {"store"}
+
+
+SIGNED = (
+    b"author A <a@x> 1700000000 +0000\ncommitter A <a@x> 1700000000 +0000\n"
+    b"gpgsig -----BEGIN PGP SIGNATURE-----\n \n abc\n -----END PGP SIGNATURE-----\n"
+    b"\nsigned\n"
+)
+
+
+def test_signatures_go_back_where_they_hold_and_are_left_out_where_not(path, repo, tmp_path):
+    linear(path, 1)
+    tree = git(path, "rev-parse", "main^{tree}").decode().strip()
+    first = git(path, "rev-parse", "main").decode().strip()
+    raw = f"tree {tree}\nparent {first}\n".encode() + SIGNED
+    oid = git(path, "hash-object", "-t", "commit", "-w", "--stdin", given=raw).decode().strip()
+    git(path, "update-ref", "refs/heads/main", oid)
+    import_git(repo, path)
+    (signed, _) = repo.log("main")
+    work = repo.worktree("other", create=True)
+    work["f0"] = b"0"
+    work.commit(info={**(signed.info or {}), "message": "picked"})
+    result = export_git(repo, tmp_path / "out.git")
+    assert result.same == 2
+    assert result.refs["refs/heads/main"] == oid
+    assert git(tmp_path / "out.git", "cat-file", "commit", "main") == raw
+    assert b"gpgsig" not in git(tmp_path / "out.git", "cat-file", "commit", "other")
+    assert b"error" not in git(tmp_path / "out.git", "fsck", "--full", "--strict")
+    packed = git(tmp_path / "out.git", "cat-file", "--batch-all-objects", "--batch-check=%(objecttype)")
+    assert packed.split().count(b"commit") == 4  # nothing of the scratch history is left
+
+
+@pytest.mark.parametrize(
+    "info",
+    [
+        {"author": "A <a@x>\nparent 0", "date": "2026-01-01T00:00:00+00:00", "committer": "x <y>",
+         "commit_date": "2026-01-01T00:00:00+00:00", "message": "m"},
+        {"author": "x", "message": 5}, {"git": {"commit": 5, "raw": b"tree x\nparent y\n\n"}}, {"git": 7},
+        {"author": "a\nb <c>", "message": "\0"}, {"author": "<<>>"},
+        {"git": {"raw": b"author x\ncommitter y\n\n"}},
+    ],
+)  # fmt: skip
+def test_an_odd_info_makes_a_sound_commit(repo, tmp_path, info):
+    work = repo.worktree("main")
+    work["a"] = b"1"
+    work.commit(info=info)
+    export_git(repo, tmp_path / "out.git")
+    lines = git(tmp_path / "out.git", "cat-file", "commit", "main").split(b"\n\n")[0].splitlines()
+    assert [line.split(b" ")[0] for line in lines] == [b"tree", b"parent", b"author", b"committer"]
+    assert git(tmp_path / "out.git", "rev-list", "--count", "main") == b"2\n"
+
+
+def test_nothing_to_export(repo, tmp_path):
+    result = export_git(repo, tmp_path / "out.git", branches=[])
+    assert (result.commits, result.refs) == (0, {})
+    assert git(tmp_path / "out.git", "rev-list", "--all") == b""
 
 
 def test_other_values_as_json(repo, tmp_path):
