@@ -16,7 +16,7 @@ from setuptools.command.build_ext import build_ext
 SOURCE = "kvgit_hamt/_kernel.pyx"
 PARTS = [
     f"kvgit_hamt/_{part}.pxi"
-    for part in ("leaf", "inner", "descent", "ways", "walks", "batch", "build", "edit")
+    for part in ("leaf", "inner", "descent", "ways", "walks", "batch", "build", "edit", "pen")
 ]
 
 

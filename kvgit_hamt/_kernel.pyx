@@ -18,11 +18,13 @@ from libc.stdlib cimport qsort
 from libc.string cimport memchr, memcmp, memcpy, memset
 
 from array import array
+from hashlib import sha256
 
 from xxhash import xxh3_64_digest, xxh3_64_intdigest, xxh3_128_digest
 
 from kvgit_hamt import node as _node
 from kvgit_hamt import path as _path
+from kvgit_hamt import pen as _pen
 from kvgit_hamt import run as _run
 from kvgit_hamt.errors import CorruptionError
 
@@ -60,6 +62,7 @@ cdef object _Entries = _node.Entries
 cdef object _Children = _node.Children
 cdef object _Segment = _node.Segment
 cdef object _Run = _run.Run
+cdef object _NewRecord = _pen.NewRecord
 cdef object _path_of = _path.path_of
 cdef str BAD_LEAF = _node.BAD_LEAF
 cdef str BAD_INNER = _node.BAD_INNER
@@ -119,3 +122,4 @@ include "_walks.pxi"
 include "_batch.pxi"
 include "_build.pxi"
 include "_edit.pxi"
+include "_pen.pxi"

@@ -111,6 +111,25 @@ cdef class Ways:
         self.leaves_read = self.bytes_read = 0
         return found
 
+    def read(self, bytes oid not None, bytes loc not None):
+        """The verified body of a node: see ``Store.read``."""
+        cdef Py_buffer buffer
+        found = self.nodes.get(loc if PyBytes_GET_SIZE(loc) else oid)
+        if found is None:
+            txn = self.enter()
+            try:
+                found = self.fetch(txn, oid, loc)
+                if type(found) is memoryview:
+                    PyObject_GetBuffer(found, &buffer, PyBUF_SIMPLE)
+                    try:
+                        return cut_bytes(<Bytes>buffer.buf, buffer.len - 8)
+                    finally:
+                        PyBuffer_Release(&buffer)
+            finally:
+                if txn is not None:
+                    txn.abort()
+        return found if type(found) is bytes else (<WayNode>found).body
+
     cdef object enter(self):
         """A read transaction whose pointers may be followed; None when there is none to be had."""
         cdef uint64_t snapshot

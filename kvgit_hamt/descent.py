@@ -48,6 +48,8 @@ class Ways:
     def clear(self) -> None:
         """Nothing is kept here."""
 
+    read: Callable[[bytes, bytes], bytes]
+
     def take_counts(self) -> tuple[int, int]:
         """(leaves, bytes) read in place since the last call."""
         return 0, 0

@@ -32,6 +32,7 @@ if NAME == "compiled":
         DiffWalk,
         Door,
         Lookup,
+        Pen,
         Ways,
         change_inner,
         flatten,
@@ -53,8 +54,10 @@ if NAME == "compiled":
         make_run,
         plant,
         run_of_leaf,
+        seal_all,
         segments_of,
         splice,
+        tally,
         touched,
         uneven_runs,
         unseal,
@@ -88,6 +91,8 @@ else:
         leaf_stats,
         segments_of,
     )
+    from kvgit_hamt.pen import Pen as Pen  # type: ignore[assignment]  # the same methods
+    from kvgit_hamt.pen import seal_all, tally
     from kvgit_hamt.run import Builder as Builder  # type: ignore[assignment]  # the same methods
     from kvgit_hamt.run import flatten, make_run, run_of_leaf, splice
     from kvgit_hamt.wire import unseal
@@ -99,6 +104,7 @@ __all__ = [
     "Door",
     "Lookup",
     "Name",
+    "Pen",
     "Ways",
     "change_inner",
     "flatten",
@@ -120,8 +126,10 @@ __all__ = [
     "make_run",
     "plant",
     "run_of_leaf",
+    "seal_all",
     "segments_of",
     "splice",
+    "tally",
     "touched",
     "uneven_runs",
     "unseal",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Final, Protocol
+from typing import Final, NoReturn, Protocol
 
 from kvgit_hamt import kernel, killpoints, node, wire
 from kvgit_hamt.backend.base import Backend, Batch, Kind, NewRecord, RefUpdate, Touch
@@ -277,13 +277,12 @@ class StoreWriter:
         self._placed = store.backend.placed
         self._is_reserved = is_reserved
         self._base = base
-        self._next = base
-        self._end = base + RESERVE_COUNT
+        # without places gc could not tell flushed records from garbage, so nothing is flushed there
+        end = base + RESERVE_COUNT if is_reserved and self._placed else None
+        self.pen = kernel.Pen(self._placed, base, end, FLUSH_BYTES, self._make_room)
+        self.put_leaf = self.pen.put_leaf  # keep a leaf; its (oid, loc)
         self._ranges = [base] if is_reserved and self._placed else []
-        self._records: list[NewRecord] = []
         self._flushed = 0
-        self._pending_bytes = 0
-        self._new: dict[bytes, Link] = {}
         self._blobs: dict[bytes, bytes] = {}
         self._commits: set[bytes] = set()
         self._required: set[bytes] = set()
@@ -293,20 +292,15 @@ class StoreWriter:
         self._relied: list[tuple[Kind, bytes, bytes]] = []
         self._nodes: dict[bytes, bytes] = {}  # of a load: to be found by oid once it is published
         self._last_blob = 0
+        floor = base if self._placed and not is_reserved else None
+        self.pen.reads(floor, store.read if store.ways is None else store.ways.read, _refuse_later)
+        self.read = self.pen.read  # the body of a node: of this batch, or stored before it
 
     # reading
 
-    def read(self, oid: bytes, loc: bytes) -> bytes:
-        """The body of a node: of this batch, or stored before it."""
-        new = self._new.get(loc or oid)
-        if new is not None and new[0] == oid:
-            return new[1]
-        self._refuse_later(loc)
-        return self.store.read(oid, loc)
-
     def read_many(self, links: Sequence[Link]) -> list[bytes]:
         """Bodies of many nodes, in order."""
-        if not self._new:
+        if not self.pen.new:
             for _, loc in links:
                 self._refuse_later(loc)
             return self.store.read_many(links)
@@ -319,7 +313,7 @@ class StoreWriter:
 
     def read_blob(self, ref: BlobRef) -> bytes:
         """An out-of-line value: of this batch, or stored before it."""
-        new = self._new.get(ref.loc or ref.oid)
+        new = self.pen.new.get(ref.loc or ref.oid)
         if new is not None and new[0] == ref.oid:
             return new[1][len(BLOB_HEADER) :]
         return self.store.read_blob(ref)
@@ -330,19 +324,13 @@ class StoreWriter:
 
     def _refuse_later(self, loc: bytes) -> None:
         if loc and not self._is_reserved and int.from_bytes(loc, "little") >= self._base:
-            raise StateError("this batch is older than the tree it was asked to build on")
+            _refuse_later()
 
     # writing
 
     def mark(self) -> int:
         """How many records there are."""
-        return self._flushed + len(self._records)
-
-    def put_leaf(self, body: bytes) -> Link:
-        """Keep a leaf; its (oid, loc)."""
-        length = kernel.leaf_payload_length(body)
-        oid = oid_of(body if length == len(body) else body[:length])
-        return oid, self._put(oid, body, (len(body) - length) // node.PLACE_BYTES, None)
+        return self._flushed + len(self.pen.records)
 
     def put_inner(self, body: bytes, count: int, mark: int) -> Link:
         """Keep an inner node of ``count`` entries, or name the stored one of the same oid.
@@ -350,27 +338,27 @@ class StoreWriter:
         Looking for it, and entering it to be found, pays where much of this batch (what was put since
         ``mark``) would not be stored; a small commit is spared both.
         """
+        saved = self.mark() - mark
+        index_min = self.store.shape.index_min
+        if not self._placed or count < index_min or saved < index_min // SHARE_PART:
+            return self.pen.put_inner(body)
         length = node.inner_payload_length(body)
         oid = oid_of(body[:length])
-        saved = self._flushed + len(self._records) - mark
-        index_min = self.store.shape.index_min
-        is_indexed = self._placed and count >= index_min and saved >= index_min // SHARE_PART
-        if is_indexed:
-            loc = self._nodes.get(oid)
-            if loc is not None:
-                self._rewind(mark)
-                return oid, loc
-            loc = self.store.backend.find("node", oid)
-            if loc is not None and int.from_bytes(loc, "little") < self._base:
-                self.store._counters.nodes_shared += 1
-                self._relied.append(("node", oid, loc))
-                self._rewind(mark)
-                return oid, loc
-        places = (len(body) - length) // node.PLACE_BYTES
-        if is_indexed and self._is_reserved:
-            loc = self._nodes[oid] = self._put(oid, body, places, None)
+        loc = self._nodes.get(oid)
+        if loc is not None:
+            self._rewind(mark)
             return oid, loc
-        return oid, self._put(oid, body, places, "node" if is_indexed else None)
+        loc = self.store.backend.find("node", oid)
+        if loc is not None and int.from_bytes(loc, "little") < self._base:
+            self.store._counters.nodes_shared += 1
+            self._relied.append(("node", oid, loc))
+            self._rewind(mark)
+            return oid, loc
+        places = (len(body) - length) // node.PLACE_BYTES
+        if self._is_reserved:
+            loc = self._nodes[oid] = self.pen.put(oid, body, places, None)
+            return oid, loc
+        return oid, self.pen.put(oid, body, places, "node")
 
     def put_blob(self, data: bytes) -> BlobRef:
         """Keep an out-of-line value once, however often it is put."""
@@ -380,7 +368,7 @@ class StoreWriter:
         if loc is None:
             loc = self.store.backend.find("blob", oid)
             if loc is None or (not self._is_reserved and self._is_late(loc)):
-                loc = self._put(oid, payload, 0, "blob")
+                loc = self.pen.put(oid, payload, 0, "blob")
                 self._last_blob = self.mark()
             else:
                 self._relied.append(("blob", oid, loc))
@@ -427,7 +415,7 @@ class StoreWriter:
         """Keep a commit that is not stored yet; its (oid, loc)."""
         oid = oid_of(payload)
         for loc in (tree.loc, *(parent.loc for parent in parents)):
-            if loc not in self._new:
+            if loc not in self.pen.new:
                 self._refuse_later(loc)
         links = [(tree.oid, tree.loc), *((parent.oid, parent.loc) for parent in parents)]
         for parent in parents:
@@ -438,45 +426,31 @@ class StoreWriter:
             body += b"".join(loc for _, loc in links)
             places = len(links)
         self._commits.add(oid)
-        return oid, self._put(oid, body, places, "commit")
+        return oid, self.pen.put(oid, body, places, "commit")
 
     def _is_late(self, loc: bytes) -> bool:
         return bool(loc) and int.from_bytes(loc, "little") >= self._base
 
-    def _put(self, oid: bytes, body: bytes, place_count: int, kind: Kind | None) -> bytes:
-        loc = b""
-        if self._placed:
-            if self._is_reserved and self._next == self._end:
-                self.flush()
-                self._next = self._base = self.store.backend.reserve(RESERVE_COUNT)
-                self._end = self._base + RESERVE_COUNT
-                self._ranges.append(self._base)
-            loc = wire.place_of(self._next)
-            self._next += 1
-        self._records.append(NewRecord(oid, body, place_count, kind))
-        self._pending_bytes += len(body)
-        self._new[loc or oid] = (oid, body)
-        if self._is_reserved and self._placed and self._pending_bytes > FLUSH_BYTES:
-            self.flush()  # without places gc could not tell these records from garbage
-        return loc
+    def _make_room(self, is_out_of_places: bool) -> None:
+        """Store what there is so far; the pen calls this."""
+        self.flush()
+        if is_out_of_places:
+            self.pen.next = self._base = self.store.backend.reserve(RESERVE_COUNT)
+            self.pen.end = self._base + RESERVE_COUNT
+            self._ranges.append(self._base)
 
     def _rewind(self, mark: int) -> None:
         """Drop the nodes put since ``mark``: all lie below one that is stored already."""
         if mark < self._flushed or mark < self._last_blob or not self._placed:
             return
-        dropped = len(self._records) - (mark - self._flushed)
-        del self._records[mark - self._flushed :]
-        for _ in range(dropped):
-            self._next -= 1
-            oid, body = self._new.pop(wire.place_of(self._next))
-            self._nodes.pop(oid, None)
-            self._pending_bytes -= len(body)
+        for record in self.pen.rewind(self.mark() - mark):
+            self._nodes.pop(record.oid, None)
 
     def flush(self) -> None:
         """Bulk only: store what there is so far; no ref names it yet."""
-        if self._records:
+        if self.pen.records:
             self._send()
-            self._new.clear()
+            self.pen.new.clear()
             killpoints.reached("load.flushed")
 
     def release(self) -> None:
@@ -517,9 +491,9 @@ class StoreWriter:
         touches: Sequence[Touch] = (),
         nodes: Mapping[bytes, bytes] = _NO_NODES,
     ) -> int:
-        base = self._next - len(self._records) if self._placed else 0
+        base = self.pen.next - len(self.pen.records) if self._placed else 0
         batch = Batch(
-            records=self._records, base=base, is_reserved=self._is_reserved and self._placed,
+            records=self.pen.records, base=base, is_reserved=self._is_reserved and self._placed,
             refs=refs, required=sorted(self._required.union(required) - self._commits - self._shared),
             relied=self._relied, entries=[("node", *link) for link in nodes.items()],
             meta=meta, touches=touches,
@@ -529,21 +503,22 @@ class StoreWriter:
             self._ranges.pop()  # the backend has ended the one that this batch lies in
         self._count(batch.records)
         if not shift:
-            for key, (_, body) in self._new.items():
+            for key, (_, body) in self.pen.new.items():
                 if body[0] == INNER:
                     self.store.cache.put(key, body)
-        self._flushed += len(self._records)
-        self._records = []
-        self._pending_bytes = 0
+        self._flushed += len(self.pen.records)
+        self.pen.records = []
+        self.pen.size = 0
         return shift
 
     def _count(self, records: Sequence[NewRecord]) -> None:
+        nodes, leaves, blobs, size = kernel.tally(records)
         counters = self.store.counters
-        for record in records:
-            kind = record.body[0]
-            counters.bytes_written += len(record.body) + wire.CHECK_BYTES
-            if kind in (LEAF, INNER):
-                counters.nodes_written += 1
-                counters.leaves_written += kind == LEAF
-            elif record.kind == "blob":
-                counters.blobs_written += 1
+        counters.nodes_written += nodes
+        counters.leaves_written += leaves
+        counters.blobs_written += blobs
+        counters.bytes_written += size
+
+
+def _refuse_later() -> NoReturn:
+    raise StateError("this batch is older than the tree it was asked to build on")

@@ -11,25 +11,10 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from kvgit_hamt.oid import OID_BYTES
+from kvgit_hamt.pen import Kind as Kind
+from kvgit_hamt.pen import NewRecord as NewRecord
 
-Kind = Literal["commit", "blob", "node"]
 T = TypeVar("T")
-
-
-class NewRecord(NamedTuple):
-    """One object to store: sealed (wire.seal) by the backend, after its places are final.
-
-    Attributes:
-        oid: 32 bytes.
-        body: payload, followed by the places of what it refers to (placed backends only).
-        place_count: how many 8-byte places end the body; 0 on backends addressed by oid.
-        kind: the index to enter it in by oid, or None.
-    """
-
-    oid: bytes
-    body: bytes
-    place_count: int
-    kind: Kind | None
 
 
 class RefUpdate(NamedTuple):

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from itertools import islice
+from collections.abc import Sequence
 from typing import Any
 
 from kvgit_hamt import killpoints
@@ -27,7 +26,8 @@ from kvgit_hamt.backend.lmdb_state import (
 )
 from kvgit_hamt.backend.lmdb_tail import SEQUENCE, Tail
 from kvgit_hamt.errors import BackendError, BranchMovedError, CorruptionError, StaleBatchError
-from kvgit_hamt.wire import place_of, seal, shift_places
+from kvgit_hamt.kernel import seal_all
+from kvgit_hamt.wire import place_of, shift_places
 
 _Txn = Any  # lmdb.Transaction[bytes]; its stubs are not part of every installation
 
@@ -118,22 +118,20 @@ def _append_records(txn: _Txn, tables: Tables, batch: Batch, first: int) -> None
     with txn.cursor(tables.records) as cursor:
         # A place that was not reserved lies past all records; one that does not is not appended.
         is_last = not batch.is_reserved or not cursor.last() or int.from_bytes(cursor.key(), "little") < first
-        items = _sealed(batch.records, batch.base, first)
         added = 0
         # Lists, so that no Python runs inside putmulti: a signal handler that forks would close it all.
-        while part := list(islice(items, CHUNK_RECORDS)):
-            added += cursor.putmulti(part, dupdata=False, overwrite=False, append=is_last)[1]
+        for at in range(0, len(batch.records), CHUNK_RECORDS):
+            part = batch.records[at : at + CHUNK_RECORDS]
+            if first != batch.base:
+                part = [_shifted(record, batch.base, first - batch.base) for record in part]
+            sealed = seal_all(part, first + at)
+            added += cursor.putmulti(sealed, dupdata=False, overwrite=False, append=is_last)[1]
     if added != len(batch.records):
         raise CorruptionError(f"places from {first} on hold records already; nothing was stored")
 
 
-def _sealed(records: Sequence[NewRecord], base: int, first: int) -> Iterator[tuple[bytes, bytes]]:
-    delta = first - base
-    for place, record in enumerate(records, first):
-        body = record.body
-        if delta and record.place_count:
-            body = shift_places(body, record.place_count, base, delta)
-        yield place.to_bytes(8, "little"), seal(record.oid, body)
+def _shifted(record: NewRecord, base: int, delta: int) -> NewRecord:
+    return record._replace(body=shift_places(record.body, record.place_count, base, delta))
 
 
 def _enter_records(txn: _Txn, tables: Tables, state: State, records: Sequence[NewRecord], first: int) -> Tail:

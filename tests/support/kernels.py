@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from kvgit_hamt import descent, kernel, node, path, run, wire
+from kvgit_hamt import descent, kernel, node, path, pen, run, wire
 from kvgit_hamt.errors import CorruptionError
 from kvgit_hamt.node import BlobRef, Segment
 from kvgit_hamt.path import Shape
@@ -20,11 +20,12 @@ try:
 except ImportError:
     compiled = None
 
+CLASSES = ("Builder", "DiffWalk", "Door", "Lookup", "Pen", "Ways")
 PLAIN: dict[str, Callable[..., Any]] = {
     name: getattr(module, name)
-    for module in (node, path, run, descent, wire)
+    for module in (node, path, pen, run, descent, wire)
     for name in (*kernel.__all__, "leaf_find", "inner_step", "inner_children", "path_of")
-    if hasattr(module, name) and name not in ("NAME", "Name", "Builder", "DiffWalk", "Door", "Lookup", "Ways")
+    if hasattr(module, name) and name not in ("NAME", "Name", *CLASSES)
 }
 BOTH = {"plain": PLAIN}
 if compiled is not None:
