@@ -21,7 +21,10 @@ cdef int path_bits(object hash_of, bytes key, uint64_t* hi, uint64_t* lo) except
         bits = bits << DIR_BITS | part >> (64 - DIR_BITS)
         taken += DIR_BITS
     digest_bits(key, hi, lo)
-    if taken:
+    if taken == 64:
+        lo[0] = hi[0]
+        hi[0] = bits
+    elif taken:
         lo[0] = lo[0] >> taken | hi[0] << (64 - taken)
         hi[0] = hi[0] >> taken | bits << (64 - taken)
     return 0

@@ -51,7 +51,7 @@ cdef enum:
     HEADER_BYTES = 8
     ENTRY_BYTES = 5
     PATH_BITS = 128
-    DIR_BITS = 12
+    DIR_BITS = 16
     MAX_DIRS = 4
     MAX_KEY_BYTES = 65_535
     WAY_OVERHEAD_BYTES = 250  # dict entry and objects of a linked node

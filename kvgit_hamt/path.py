@@ -16,7 +16,7 @@ from kvgit_hamt.errors import CorruptionError
 PATH_BITS = 128
 TAIL_BITS = 512  # blake2b of the key goes on where the first 128 bits run out
 TOTAL_BITS = PATH_BITS + TAIL_BITS
-DIR_BITS = 12  # bits that one directory gives to the path; a multiple of every allowed BITS
+DIR_BITS = 16  # bits that one directory gives to the path: whole levels at 2 and 4 bits a level
 MAX_DIRS = 4  # directories that count; more would leave too few bits for the key itself
 MAX_KEY_BYTES = 65_535
 TOO_DEEP = "inner nodes lie deeper than any path leads"
@@ -28,7 +28,7 @@ PathHash = Callable[[bytes], int]
 
 
 def path_of(key: bytes) -> int:
-    """The path of a key: 12 bits for each of its first four directories, then xxh3_128 of the key.
+    """The path of a key: 16 bits for each of its first four directories, then xxh3_128 of the key.
 
     A directory is a prefix of the key that ends in "/". All keys below one share its bits, so they
     lie in one subtree. Forged collisions are expected: see ``tail_of``.
@@ -85,7 +85,7 @@ class Shape:
     """What decides the form of a tree; written into a store when it is made.
 
     Attributes:
-        bits: levels of the binary trie in one inner node: 4 or 6 (2^bits slots). Divides DIR_BITS.
+        bits: levels of the binary trie in one inner node: 2, 4 or 6 (2^bits slots).
         leaf_max: largest weight of a leaf, in bytes. With its header, check and LMDB's own
             overhead a record stays inside an LMDB page at 1,950.
         inline_max: largest value that lies in the leaf, in bytes; larger ones are blobs.
@@ -94,10 +94,10 @@ class Shape:
         prefix: the leading path bits that all keys below a prefix share; goes with ``hash``.
     """
 
-    bits: int = 6
+    bits: int = 4
     leaf_max: int = 1_950
     inline_max: int = 512
-    index_min: int = 4_096
+    index_min: int = 1_024
     hash: PathHash = path_of
     tail: PathHash = tail_of
     prefix: Callable[[bytes], tuple[int, int]] = prefix_bits

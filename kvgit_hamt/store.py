@@ -26,7 +26,7 @@ DEFAULT_CACHE_BYTES = 64 << 20
 NODE_OVERHEAD_BYTES = 150  # dict entry, key and object headers of a cached node (sys.getsizeof)
 RESERVE_COUNT = 65_536  # places a bulk load takes at once
 FLUSH_BYTES = 32 << 20  # of records a bulk load keeps before it writes them
-SHARE_PART = 64  # an inner node is looked up by oid if that may save ``index_min`` / this many records
+SHARE_PART = 16  # an inner node is looked for if that may save a record for so many of ``index_min``
 Link = tuple[bytes, bytes]
 _NOTHING: Final[Mapping[str, bytes]] = MappingProxyType({})
 _NO_NODES: Final[Mapping[bytes, bytes]] = MappingProxyType({})
@@ -292,6 +292,7 @@ class StoreWriter:
         self._relied: list[tuple[Kind, bytes, bytes]] = []
         self._nodes: dict[bytes, bytes] = {}  # of a load: to be found by oid once it is published
         self._last_blob = 0
+        self._last_shared = -1  # where the last node was found stored already
         floor = base if self._placed and not is_reserved else None
         self.pen.reads(floor, store.read if store.ways is None else store.ways.read, _refuse_later)
         self.read = self.pen.read  # the body of a node: of this batch, or stored before it
@@ -340,7 +341,8 @@ class StoreWriter:
         """
         saved = self.mark() - mark
         index_min = self.store.shape.index_min
-        if not self._placed or count < index_min or saved < index_min // SHARE_PART:
+        is_worth_it = saved >= index_min // SHARE_PART or self._last_shared >= mark
+        if not self._placed or count < index_min or not is_worth_it:
             return self.pen.put_inner(body)
         length = node.inner_payload_length(body)
         oid = oid_of(body[:length])
@@ -441,6 +443,7 @@ class StoreWriter:
 
     def _rewind(self, mark: int) -> None:
         """Drop the nodes put since ``mark``: all lie below one that is stored already."""
+        self._last_shared = mark
         if mark < self._flushed or mark < self._last_blob or not self._placed:
             return
         for record in self.pen.rewind(self.mark() - mark):

@@ -10,7 +10,7 @@ from kvgit_hamt.hamt import Tree
 from kvgit_hamt.store import Counters
 
 SIZES = (1_000, 30_000, 100_000)
-MOST_LEVELS = {"flat": 4, "directories": 7}  # from root to leaf at 100,000; a directory is up to two
+MOST_LEVELS = {"flat": 4, "directories": 10}  # from root to leaf at 100,000; a directory is up to four
 
 
 @pytest.fixture(scope="module", params=["flat", "directories"])

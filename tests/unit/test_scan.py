@@ -29,14 +29,14 @@ def built():
 @pytest.mark.parametrize(
     ("window", "level", "slots"),
     [
-        (Window(0, 0), 0, (0, 64)),
-        (Window(0b101101_000111, 12), 0, (0b101101, 0b101110)),
-        (Window(0b101101_000111, 12), 1, (0b000111, 0b001000)),
-        (Window(0b101101_000111, 12), 2, (0, 64)),
-        (Window(0b101101_000111, 12), 50, (0, 64)),
-        (Window(0b1, 1), 0, (32, 64)),
-        (Window(0b0, 1), 0, (0, 32)),
-        (Window(0b111111_10, 8), 1, (0b100000, 0b110000)),
+        (Window(0, 0), 0, (0, 16)),
+        (Window(0b1011_0111, 8), 0, (0b1011, 0b1100)),
+        (Window(0b1011_0111, 8), 1, (0b0111, 0b1000)),
+        (Window(0b1011_0111, 8), 2, (0, 16)),
+        (Window(0b1011_0111, 8), 50, (0, 16)),
+        (Window(0b1, 1), 0, (8, 16)),
+        (Window(0b0, 1), 0, (0, 8)),
+        (Window(0b1111_10, 6), 1, (0b1000, 0b1100)),
     ],
 )
 def test_a_window_is_a_run_of_slots_at_each_level(window, level, slots):
@@ -48,7 +48,7 @@ def test_every_key_of_a_directory_lies_in_its_window_at_every_level(bits):
     shape = Shape(bits=bits)
     for prefix in (b"a/", b"a/b/", b"a/b/c/d/", b"a/b/c/d/e/f/"):
         window = window_of(shape, prefix)
-        assert window.taken == 12 * min(4, prefix.count(b"/"))
+        assert window.taken == 16 * min(4, prefix.count(b"/"))
         for n in range(50):
             key = prefix + b"%d" % n
             path = shape.hash(key)
