@@ -30,6 +30,7 @@ cdef struct Kid:
     PyObject* node  # a WayNode, owned; NULL until it was seen
     Bytes leaf  # in the map, its check verified; good under the stamp of its parent
     Py_ssize_t size  # of the leaf, without the check
+    uint64_t visit  # the last that read it
 
 
 cdef class WayNode:
@@ -76,7 +77,7 @@ cdef class Ways:
     cdef dict nodes
     cdef int bits
     cdef Py_ssize_t size, most
-    cdef uint64_t serial, snapshot, epoch, leaves_read, bytes_read
+    cdef uint64_t visit, serial, snapshot, epoch, leaves_read, bytes_read
     cdef public bint is_closed
 
     def __cinit__(self, store, Door door, Py_ssize_t max_bytes):
@@ -91,6 +92,7 @@ cdef class Ways:
         self.door = door
         self.nodes = {}
         self.serial = 1
+        self.visit = 0
         self.snapshot = self.epoch = 0
         self.leaves_read = self.bytes_read = 0
         self.is_closed = False
@@ -133,6 +135,7 @@ cdef class Ways:
     cdef object enter(self):
         """A read transaction whose pointers may be followed; None when there is none to be had."""
         cdef uint64_t snapshot
+        self.visit += 1
         if self.door is None or self.door.begin is None:
             return None
         try:
@@ -224,8 +227,7 @@ cdef class Ways:
                 found = <object>kid.node
                 continue
             if kid.leaf != NULL and node.stamp == serial and txn is not None and self.epoch == self.door.epoch:
-                self.leaves_read += 1
-                self.bytes_read += kid.size
+                self.count(kid)
                 return find_in(kid.leaf, kid.size, lo & 255, key, length)
             found = self.fetch(txn, oid_at(&node.inner, child), loc_at(&node.inner, child))
             if type(found) is WayNode and kid.node == NULL:
@@ -249,8 +251,7 @@ cdef class Ways:
         if kid.node != NULL:
             return <object>kid.node
         if kid.leaf != NULL and node.stamp == serial and txn is not None and self.epoch == self.door.epoch:
-            self.leaves_read += 1
-            self.bytes_read += kid.size
+            self.count(kid)
             return cut_bytes(kid.leaf, kid.size)
         found = self.fetch(txn, oid_at(&node.inner, child), loc_at(&node.inner, child))
         if type(found) is bytes:
@@ -282,6 +283,13 @@ cdef class Ways:
             raise CorruptionError(BAD_INNER)
         return <WayNode>found
 
+    cdef inline void count(self, Kid* kid) noexcept:
+        """Count a leaf, once in a visit."""
+        if kid.visit != self.visit:
+            kid.visit = self.visit
+            self.leaves_read += 1
+            self.bytes_read += kid.size
+
     cdef void link(self, WayNode node, Kid* kid, Bytes leaf, Py_ssize_t size) noexcept:
         """Note where a child lies in the map."""
         cdef int child
@@ -291,6 +299,7 @@ cdef class Ways:
             node.stamp = self.serial
         kid.leaf = leaf
         kid.size = size
+        kid.visit = self.visit
 
 
 def get(reader, shape, tree, bytes key not None):

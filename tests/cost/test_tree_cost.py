@@ -219,7 +219,7 @@ def test_an_equal_data_set_loaded_again_is_shared_whole():
 
 def test_a_data_set_that_differs_in_one_key_shares_what_is_large():
     """Subtrees of at least ``index_min`` entries are found again; only the way to the new key is not."""
-    shape = Shape(index_min=64)
+    shape = Shape(index_min=32)
     store = placed_store(shape)
     entries = {b"key-%d" % n: b"value-%d" % n for n in range(30_000)}
     empty = empty_tree(store)

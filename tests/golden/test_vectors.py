@@ -109,11 +109,11 @@ def leaf_fields(entries: list[tuple[bytes, bytes]]) -> Fields:
 
 def example_path() -> tuple[Fields, bytes]:
     key = b"users/42/name"
-    one, two = (xxh3_64_intdigest(part) >> 52 for part in (b"users/", b"users/42/"))
-    rest = xxh3_128_intdigest(key) >> 24
+    one, two = (xxh3_64_intdigest(part) >> 48 for part in (b"users/", b"users/42/"))
+    rest = xxh3_128_intdigest(key) >> 32
     fields = [
-        ("directories", (one << 12 | two).to_bytes(3, "big")),
-        ("rest", rest.to_bytes(13, "big")),
+        ("directories", (one << 16 | two).to_bytes(4, "big")),
+        ("rest", rest.to_bytes(12, "big")),
     ]
     return fields, path.path_of(key).to_bytes(16, "big")
 
@@ -273,15 +273,15 @@ def example_reflog_entry() -> tuple[Fields, bytes]:
 def example_description() -> tuple[Fields, bytes]:
     fields = [
         ("map of 7", b"\x87"),
-        ("bits", b"\xa4bits\x06"),
+        ("bits", b"\xa4bits\x04"),
         ("codec", b"\xa5codec\xa7msgpack"),
         ("format", b"\xa6format\x01"),
         ("hash", b"\xa4hash\xa4xxh3"),
-        ("index_min", b"\xa9index_min\xcd\x10\x00"),
+        ("index_min", b"\xa9index_min\xcd\x04\x00"),
         ("inline_max", b"\xaainline_max\xcd\x02\x00"),
         ("leaf_max", b"\xa8leaf_max\xcd\x07\x9e"),
     ]
-    shape = Shape(bits=6, leaf_max=1_950, inline_max=512, index_min=4_096)
+    shape = Shape(bits=4, leaf_max=1_950, inline_max=512, index_min=1_024)
     return fields, objects.encode_config(Config(shape, "msgpack"))
 
 
