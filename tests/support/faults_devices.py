@@ -169,8 +169,14 @@ def refused_writes(repo: Repo) -> list[BaseException]:
     """What each kind of write raises."""
     work = repo.worktree()
     work["a"] = 1
-    calls = [work.commit, lambda: repo.branches.create("b"), lambda: repo.tags.create("t"), repo.gc,
-             repo.compact, lambda: repo.worktree().load({"a": 2})]  # fmt: skip
+    calls: list[Callable[[], object]] = [
+        work.commit,
+        lambda: repo.branches.create("b"),
+        lambda: repo.tags.create("t"),
+        repo.gc,
+        repo.compact,
+        lambda: repo.worktree().load({"a": 2}),
+    ]
     found: list[BaseException] = []
     for call in calls:
         try:
