@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from kvgit_hamt import BranchExistsError, Repo
+from kvgit_hamt import BranchExistsError, Memory, Repo
+from kvgit_hamt.backend.kv import KvBackend
 from kvgit_hamt.errors import InvalidInputError, MissingDependencyError, SourceError
 from kvgit_hamt.interchange import Step, export_git, import_git
 from kvgit_hamt.interchange import gitimport as module
@@ -159,6 +160,18 @@ def test_a_second_import_takes_what_is_new_and_costs_that(path, repo):
     assert repo.snapshot(branch="main")["d7/f7"] == b"new"
     again = import_git(repo, path)
     assert (again.commits, again.earlier, again.branches, again.tags) == (0, 2, {}, {})
+
+
+@pytest.mark.parametrize("backend", ["memory", "key-value"])
+def test_other_backends_hold_a_history_too(tmp_path, backend, monkeypatch):
+    monkeypatch.setattr(module, "BATCH_COMMITS", 9)
+    path = make_repository(tmp_path / "history", 60, seed=3)
+    with Repo(KvBackend(Memory()) if backend == "key-value" else None) as repo:
+        assert import_git(repo, path).commits == 60
+        assert compare(repo, path).faults == []
+        assert import_git(repo, path).earlier == 60
+        repo.gc(keep_reflog=0)
+        assert compare(repo, path).faults == []
 
 
 class Stopped(Exception):
