@@ -156,7 +156,7 @@ def test_what_is_altered_with_all_digests_right_is_refused_or_sound(is_thin):
         counts[outcome(attack(rng, header, parts), other)] += 1
     assert counts["refused"] > ROUNDS // 4
     assert counts["accepted"] > 0, "a value may be any bytes"
-    record("bundle_fuzz", thin=is_thin, rounds=ROUNDS // 2, violations=0, **counts)
+    record("H4 altered bundles", rounds=ROUNDS // 2, violations=0, **counts)
 
 
 def test_a_checker_that_trusts_nodes_lets_unsound_ones_in():
