@@ -145,4 +145,4 @@ def test_a_bundle_of_them_all(wide):
     assert {f"theirs/{name}": commit for name, commit in wide.branches.items()}.items() <= dict(
         other.branches
     ).items()
-    record("LIM1 branches", branches=BRANCHES, control_failed=True)
+    record("LIM1 branches", branches=BRANCHES)
