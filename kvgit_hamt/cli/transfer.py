@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -14,9 +16,10 @@ from kvgit_hamt import interchange
 from kvgit_hamt.cli import complete
 from kvgit_hamt.cli.app import SHORT, App, command, example
 from kvgit_hamt.cli.data import at_option
-from kvgit_hamt.cli.exits import NOT_FOUND, USAGE, Failure
+from kvgit_hamt.cli.exits import CONFLICT, FORMAT, NOT_FOUND, USAGE, Failure
 from kvgit_hamt.cli.output import Report
 from kvgit_hamt.cli.values import quote
+from kvgit_hamt.errors import BranchExistsError, SourceError
 from kvgit_hamt.interchange import Progress, Source, Step
 from kvgit_hamt.revision import CURRENT
 
@@ -95,6 +98,20 @@ def _steps(report: Report) -> Progress:
         report(f"{step.phase} ({step.unit})", step.done, step.total)
 
     return see
+
+
+_ARGUMENT = re.compile(r'\b(key|db|values|links|into)="?(\.\.|\w+)"?')
+
+
+@contextmanager
+def _in_options() -> Iterator[None]:
+    """Errors of the library speak of arguments; here they are options."""
+    try:
+        yield
+    except (SourceError, BranchExistsError) as error:
+        code = FORMAT if isinstance(error, SourceError) else CONFLICT
+        told = _ARGUMENT.sub(r"--\1 \2", str(error)).replace("force=True", "--force")
+        raise Failure(code, told.replace("restart to", "--restart to")) from error
 
 
 def _shared(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -179,10 +196,11 @@ def import_(app: App, path: str, form: str | None, **given: Any) -> None:
         raise Failure(NOT_FOUND, f"there is no {quote(path)}")
     kind = _guess(path, form)
     _check_options(kind, given, IMPORT_OPTIONS)
-    if kind == "git":
-        _import_git(app, path, given)
-    else:
-        _import_rows(app, _source(kind, path, given), given)
+    with _in_options():
+        if kind == "git":
+            _import_git(app, path, given)
+        else:
+            _import_rows(app, _source(kind, path, given), given)
 
 
 def _source(kind: str, path: str, given: Mapping[str, Any]) -> Source:
@@ -293,9 +311,10 @@ def export(app: App, path: str, form: str | None, at: str, **given: Any) -> None
     kind = form or ("jsonl" if path == STREAM else _guess_target(path))
     _check_options(kind, given, EXPORT_OPTIONS)
     if kind == "git":
-        _export_git(app, path, given, at)
+        with _in_options():
+            _export_git(app, path, given, at)
         return
-    with app.progress("export") as report:
+    with _in_options(), app.progress("export") as report:
         count = _write(app, kind, path, at, {**given, "progress": _steps(report)})
     if path == STREAM:
         return

@@ -135,6 +135,8 @@ def test_databases_of_others(kvh, tmp_path):
         (["none.csv"], 3, "there is no"), (["people.csv"], 2, "no column was said to be the key"),
         (["people.csv", "--key", "nope"], 6, "line 1: there is no column 'nope'"),
         (["people.csv", "--format", "jsonl"], 6, "line 1: no JSON"),
+        (["pairs.jsonl"], 6, "say which field is the key (--key ..)"),
+        (["linked"], 6, "say --links skip or --links follow"),
         (["people.csv", "--key", "id", "--links", "skip"], 2, "--links means nothing for csv"),
         (["people.csv", "--key", "id", "--table", "t"], 2, "--table means nothing for csv"),
         (["people.csv", "--key", "id", "--restart"], 2, "--restart goes with --every"),
@@ -150,6 +152,9 @@ def test_databases_of_others(kvh, tmp_path):
 def test_import_refuses(kvh, tmp_path, people, monkeypatch, arguments, code, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.txt").write_text("x")
+    (tmp_path / "pairs.jsonl").write_text('{"a": 1}')
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked/link").symlink_to("nowhere")
     (tmp_path / "a.db").write_text("no database " * 100)
     before = kvh("log", "--json").lines
     done = kvh("import", *arguments, code=code)
@@ -166,7 +171,7 @@ def test_import_refuses(kvh, tmp_path, people, monkeypatch, arguments, code, mes
         (["a.csv", "--at", "none"], 3, "none"), (["there"], 6, "exists"),
         (["a.csv", "--table", "t"], 2, "--table"),
         (["a.weird"], 2, "does not tell its format"), (["a.csv"], 6, "key 'deep': a value of type"),
-        (["a.lmdb"], 6, 'say values="'), (["no/where.jsonl"], 6, "cannot be written"),
+        (["a.lmdb"], 6, "say --values text"), (["no/where.jsonl"], 6, "cannot be written"),
         (["a.git", "--at", "main~1"], 2, "not one state"),
         (["-", "--format", "git"], 2, "not written to stdout"),
         (["a.git", "--values", "text"], 2, "means nothing for git"), (["a.git"], 6, "is no file"),
@@ -205,6 +210,8 @@ def test_a_repository_with_its_history(kvh, tmp_path):
     kvh("set", "mine", "x")
     refused = kvh("import", str(path), code=4)
     assert "has commits here that git's does not" in refused.err
+    assert "(--into ..)" in refused.err
+    assert "(--force)" in refused.err
     kvh("import", str(path), "--force")
     assert kvh("get", "mine", code=3).out == b""
     assert "brings its own messages" in kvh("import", str(path), "-m", "x", code=2).err
