@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from kvgit_hamt import Repo, node
+from kvgit_hamt import Repo, node, wire
 from kvgit_hamt.backend.base import Batch, Kind, NewRecord, RefUpdate
 from kvgit_hamt.backend.memory import MemoryBackend
 from kvgit_hamt.node import Children
@@ -123,10 +123,12 @@ class Enemy:
 
     def commit(self, tree: Link, parents: Sequence[Link] = (), **fields: Any) -> Link:
         """A commit; ``generation``, ``time_us``, ``info``, ``codec`` and ``oid`` as wanted."""
-        payload = encode_commit(
-            tree[0], tuple(oid for oid, _ in parents), fields.get("generation", 2), fields.get("time_us"),
-            fields.get("info"), fields.get("codec", "msgpack"),
-        )  # fmt: skip
+        oids = [oid for oid, _ in parents]
+        honest = encode_commit(tree[0], tuple(oids), 1, None, None, "x")
+        told = [fields.get(name) for name in ("time_us", "info")]
+        said = [tree[0], oids, fields.get("generation", 2), *told, fields.get("codec", "msgpack")]
+        header = len(honest) - len(wire.pack([tree[0], oids, 1, None, None, "x"]))
+        payload = honest[:header] + wire.pack(said)
         return self.put(payload, [tree, *parents], "commit", fields.get("oid"))
 
     def branch(self, name: str, commit: Link) -> None:

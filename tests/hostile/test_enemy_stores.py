@@ -12,10 +12,10 @@ from collections.abc import Callable
 
 import pytest
 
-from kvgit_hamt import CorruptionError, KvgitHamtError, Repo, graph, node
+from kvgit_hamt import CorruptionError, KvgitHamtError, Repo, graph, node, wire
 from kvgit_hamt.backend.base import Batch, RefUpdate
 from kvgit_hamt.node import Children
-from kvgit_hamt.objects import LogEntry, RefValue, encode_log_entry, encode_ref
+from kvgit_hamt.objects import RefValue, encode_ref
 from kvgit_hamt.oid import oid_of
 from kvgit_hamt.path import Shape
 from tests.hostile.enemy import BACKENDS, EndlessError, Enemy, Link, calls
@@ -334,7 +334,7 @@ def test_a_reflog_that_lies_is_corruption_and_gc_deletes_nothing(kind, entry):
 def test_a_reflog_entry_of_a_time_that_cannot_be_shown_is_corruption():
     enemy = Enemy(BACKENDS["by oid"]())
     head = enemy.backend.get_ref("heads/main")
-    entry = encode_log_entry(LogEntry(None, enemy.initial.oid, 1 << 63, "why"))
+    entry = wire.pack([None, enemy.initial.oid, 1 << 63, "why"])
     enemy.backend.publish(Batch(refs=[RefUpdate("heads/main", head, head, entry)]))
     with pytest.raises(CorruptionError, match="malformed"):
         enemy.repo.reflog()
