@@ -14,6 +14,7 @@ from kvgit_hamt.refs import resolve as resolve_name
 from kvgit_hamt.results import ReflogEntry
 
 CURRENT: Final = "@"  # no branch can have this name
+GIT_CURRENT: Final = "HEAD"  # the same, where no branch or tag has this name
 _START = re.compile(r"[~^]|@\{")  # none of these can stand in a name or an id
 _STEP = re.compile(r"~(?P<back>\d*)|\^(?P<parent>\d*)|@\{(?P<at>[^{}]*)\}")
 _AGO = re.compile(r"(\d{1,9})[ .]?(second|minute|hour|day|week|month|year)s?([ .]ago)?")
@@ -28,11 +29,12 @@ def resolve(refs: Refs, text: str, branch: str = "main") -> CommitObject:
     """The commit that a revision names.
 
     Args:
-        text: a branch, a tag, a commit id or an abbreviation, ``@`` or nothing for ``branch``; after it any
-            number of steps. ``~n``: n first parents back. ``^n``: the n-th parent (``^`` the first, ``^0``
-            the commit itself). ``@{n}``, right after a branch: where it was n moves ago. ``@{time}``: where
-            it was then, by the reflog; before its first entry, by the times of the commits. A branch is
-            looked for before a tag of that name; ``heads/NAME`` and ``tags/NAME`` say which.
+        text: a branch, a tag, a commit id or an abbreviation, ``@``, ``HEAD`` or nothing for ``branch``;
+            after it any number of steps. ``~n``: n first parents back. ``^n``: the n-th parent (``^`` the
+            first, ``^0`` the commit itself). ``@{n}``, right after a branch: where it was n moves ago.
+            ``@{time}``: where it was then, by the reflog; before its first entry, by the times of the
+            commits. A branch is looked for before a tag of that name; ``heads/NAME`` and ``tags/NAME`` say
+            which.
         branch: what ``@`` means.
 
     Raises:
@@ -45,8 +47,7 @@ def resolve(refs: Refs, text: str, branch: str = "main") -> CommitObject:
     if start is None:
         return refs.store.read_commit(_name(refs, text, branch))
     name, steps = text[: start.start()], text[start.start() :]
-    if name in ("", CURRENT):
-        name = branch
+    name = _current(refs, name, branch)
     first = _STEP.match(steps)
     if first is not None and first["at"] is not None:
         commit = _moved(refs, name.removeprefix(HEADS), first["at"])
@@ -58,8 +59,7 @@ def resolve(refs: Refs, text: str, branch: str = "main") -> CommitObject:
 
 def _name(refs: Refs, text: str, branch: str) -> bytes:
     """The oid that a revision without steps names."""
-    if text in ("", CURRENT):
-        text = branch
+    text = _current(refs, text, branch)
     if isinstance(text, str) and text.startswith((HEADS, TAGS)):
         value = refs.get(HEADS + text) or refs.get(TAGS + text) or refs.get(text)
         if value is not None:
@@ -68,6 +68,14 @@ def _name(refs: Refs, text: str, branch: str) -> bytes:
         return resolve_name(refs, text)
     except CommitNotFoundError as error:
         raise CommitNotFoundError(f"no branch, tag or commit is named {text!r:.80}") from error
+
+
+def _current(refs: Refs, name: str, branch: str) -> str:
+    """``branch`` for the names that mean it, any other name as it is."""
+    if name in ("", CURRENT):
+        return branch
+    is_taken = name != GIT_CURRENT or refs.get(HEADS + name) or refs.get(TAGS + name)
+    return name if is_taken else branch
 
 
 def _walk(refs: Refs, commit: CommitObject, steps: str, text: str) -> CommitObject:

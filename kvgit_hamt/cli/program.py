@@ -154,6 +154,8 @@ def _complain_usage(error: click.ClickException, prog: str) -> int:
     if context is not None:
         path = context.command_path
         hint = f"`{path} --help` tells how it is used"
+        if isinstance(error, click.NoSuchOption):
+            hint += "; put -- before arguments that begin with -"
     return _complain(Explained(USAGE, error.format_message(), hint))
 
 

@@ -91,8 +91,8 @@ else the directory one is in, if that is a store. **The branch** is what `--bran
 **A revision** (REV) is a branch, a tag, a commit id or its first four or more characters. After it: `~n`, n
 first parents back (`~` is one); `^n`, the n-th parent; `@{n}`, where the branch was n moves ago;
 `@{2026-01-31}`, `@{2026-01-31 12:00}`, `@{yesterday}`, `@{3 days ago}`, where it was then, by its reflog,
-and before the reflog begins by the times of its commits. `@` is the branch itself. Times are UTC unless
-they carry a zone; a date is its beginning. A branch is looked for before a tag of the same name;
+and before the reflog begins by the times of its commits. `@`, or `HEAD`, is the branch itself. Times are
+UTC unless they carry a zone; a date is its beginning. A branch is looked for before a tag of the same name;
 `heads/NAME` and `tags/NAME` say which. `A..B` names two states, `A...B` what B changed since the two
 parted. (Quote `@{..}`, `~` and `^` where your shell minds them.)
 

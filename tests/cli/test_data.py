@@ -125,6 +125,12 @@ def test_values_and_keys_that_cannot_be_are_refused(kvh, given, words):
     assert kvh("count").text == "0\n"
 
 
+def test_what_looks_like_an_option_goes_behind_two_dashes(kvh):
+    assert "put -- before" in kvh("set", "n", "-5", code=2).err
+    kvh("set", "n", "--json", "--", "-5")
+    assert kvh("get", "n").text == "-5\n"
+
+
 def test_a_file_that_is_not_there_is_told(kvh):
     assert "No such file" in kvh("set", "key", "--file", "/nowhere/x", code=3).err
 

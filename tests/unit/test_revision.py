@@ -98,6 +98,18 @@ def test_a_branch_by_its_moves(made, text, name):
     assert at(repo, text) == ids[name]
 
 
+def test_head_means_the_branch_one_is_on_unless_that_is_a_name(made):
+    repo, ids, _ = made
+    assert (at(repo, "HEAD"), at(repo, "HEAD~1"), at(repo, "HEAD@{1}")) == (
+        ids["merge"],
+        ids["two"],
+        ids["two"],
+    )
+    assert at(repo, "HEAD", "dev") == ids["side"]
+    repo.branches.create("HEAD", at="v1")
+    assert at(repo, "HEAD~1") == ids["one"]
+
+
 def test_before_the_reflog_the_times_of_the_commits_count():
     clock = Days()
     clock.set(20)
