@@ -286,7 +286,9 @@ class _Exporter:
         self.progress("write", self.frames.object_count, 0)
         for number, link, leaf in zip(new, links, is_leaf, strict=True):
             if not leaf:
-                slot = children.slots.index(number)
+                slot = children.slots.find(number)
+                if slot < 0:
+                    raise CorruptionError(node.BAD_INNER)
                 steps = [(side, node.inner_step(old, slot)) for side, _, old in olds]
                 sides = [(side, step) for side, step in steps if step is not None]
                 yield _Below(link, at.slots + bytes((slot,)), sides)

@@ -442,10 +442,13 @@ def empty_segment(start: int, width: int) -> Segment:
 
 
 def segment_at(children: Children, number: int) -> Segment:
-    """One child of an inner node."""
+    """One child of an inner node; CorruptionError if it has no slot."""
     slots, oids, locs, counts, sizes, extras = children
+    start = slots.find(number)
+    if start < 0:
+        raise CorruptionError(BAD_INNER)
     return Segment(
-        slots.index(number), slots.count(number), counts[number], sizes[number], extras[number],
+        start, slots.count(number), counts[number], sizes[number], extras[number],
         oids[number], locs[number], b"",
     )  # fmt: skip
 

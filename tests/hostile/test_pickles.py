@@ -41,7 +41,7 @@ with kvgit.Repo(path, codec=codec if is_made else None) as repo:
     repo.tags.create("v1", info={"bomb": bomb})
     repo.store.backend.publish(Batch(refs=[RefUpdate("heads/bad", None, bomb, bomb)], meta={"m": bomb}))
 
-LOOKED_FOR = {"pickle.find_class", "os.system", "subprocess.Popen", "os.exec", "exec", "marshal.loads"}
+LOOKED_FOR = {"pickle.find_class", "os.system", "os.exec", "os.posix_spawn", "subprocess.Popen"}
 events = []
 ready = False
 def hook(name, arguments):
