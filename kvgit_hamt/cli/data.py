@@ -107,7 +107,9 @@ def _print_value(app: App, value: Any, is_raw: bool) -> None:
             out.line(show(data))
     elif isinstance(data, Undecoded):
         out.line(show(data))
-        out.note("hint: --unpickle reads pickles, which runs code in them; --raw gives the stored bytes")
+        is_pickle = app.repo().codec.name == "pickle"
+        way = "--unpickle reads pickles, which runs code in them; " if is_pickle else ""
+        out.note(f"hint: {way}--raw gives the stored bytes")
     elif is_raw:
         out.exact(dump_json(to_json(data)))
     else:

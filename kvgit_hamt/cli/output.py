@@ -33,6 +33,7 @@ class Output:
         self.is_terminal = self.stream.isatty()
         self.has_color = takes_color(self.stream)
         self._flushed_s = 0.0
+        self._has_bar = False  # of progress, on the screen
         self._has_text = False  # in the stream, before its bytes
         for stream in (sys.stdout, sys.stderr):
             if hasattr(stream, "reconfigure"):  # what a poor encoding lacks is escaped, not an error
@@ -58,6 +59,10 @@ class Output:
     def _write(self, text: str) -> None:
         self._has_text = True
         with _reader():
+            if self._has_bar and self.is_terminal:  # wipe it, so that a line of its own is left
+                self.stream.write(f"\r\x1b[2K{text}")
+                self.stream.flush()
+                return
             self.stream.write(text)
             if self.is_terminal:
                 now = time.monotonic()
@@ -133,9 +138,10 @@ class Output:
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
             TextColumn("{task.fields[rate]}"), TimeRemainingColumn(),
         )  # fmt: skip
-        with Progress(*columns, console=console, transient=True) as bar:
+        with Progress(*columns, console=console, transient=True, redirect_stdout=False) as bar:
             task = bar.add_task(label, total=None, rate="")
             seen = ("", 0.0, 0)
+            self._has_bar = True
 
             def report(phase: str, done: int, total: int) -> None:
                 nonlocal seen
@@ -150,7 +156,10 @@ class Output:
                     rate=f"{rate:,.0f}/s" if rate else "",
                 )  # fmt: skip
 
-            yield report
+            try:
+                yield report
+            finally:
+                self._has_bar = False
 
 
 def _no_report(phase: str, done: int, total: int) -> None:

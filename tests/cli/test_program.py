@@ -16,7 +16,7 @@ import kvgit_hamt as kvgit
 from kvgit_hamt import errors
 from kvgit_hamt.cli import EXTRA, exits, program
 from kvgit_hamt.cli.program import MODULES, TOPICS
-from tests.support.cli import PROGRAM, ROOT, TIMEOUT_S, Kvh, environment
+from tests.support.cli import PROGRAM, ROOT, TIMEOUT_S, Kvh, environment, on_terminal
 
 READING = {
     "get", "ls", "count", "sample", "log", "show", "reflog", "diff", "branch", "tag", "du", "check", "stats",
@@ -333,28 +333,6 @@ def test_a_full_device_is_told(large):
     assert b"Traceback" not in done.stderr
 
 
-def on_terminal(store, *arguments, **env):
-    """Its output on a terminal of its own."""
-    import pty
-
-    near, far = pty.openpty()
-    process = subprocess.Popen(
-        [*PROGRAM, *arguments], stdin=far, stdout=far, stderr=far, env=environment(store, **env)
-    )
-    os.close(far)
-    data = b""
-    while True:
-        try:
-            more = os.read(near, 65_536)
-        except OSError:
-            break
-        if not more:
-            break
-        data += more
-    os.close(near)
-    return process.wait(TIMEOUT_S), data.decode().replace("\r\n", "\n")
-
-
 def test_colors_on_a_terminal_only_and_not_with_no_color(filled):
     arguments = ("log", "--oneline")
     assert "\x1b" not in filled(*arguments).text
@@ -428,29 +406,9 @@ def test_without_the_extra_it_says_how_to_install_it(kvh, name, tmp_path):
 
 
 def test_without_rich_what_needs_it_says_so(filled):
-    code, text = on_terminal_with(filled.directory, BLOCK.format("rich"), "du")
+    code, text = on_terminal(filled.directory, "du", words=(sys.executable, "-c", BLOCK.format("rich")))
     assert (code, EXTRA in text) == (exits.ENVIRONMENT, True)
-    assert on_terminal_with(filled.directory, BLOCK.format("rich"), "ls")[0] == 0
-
-
-def on_terminal_with(store, program_text, *arguments):
-    words = [sys.executable, "-c", program_text, *arguments]
-    import pty
-
-    near, far = pty.openpty()
-    process = subprocess.Popen(words, stdin=far, stdout=far, stderr=far, env=environment(store))
-    os.close(far)
-    data = b""
-    while True:
-        try:
-            more = os.read(near, 65_536)
-        except OSError:
-            break
-        if not more:
-            break
-        data += more
-    os.close(near)
-    return process.wait(TIMEOUT_S), data.decode()
+    assert on_terminal(filled.directory, "ls", words=(sys.executable, "-c", BLOCK.format("rich")))[0] == 0
 
 
 def test_the_library_imports_neither_click_nor_rich(kvh):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 
 import kvgit_hamt as kvgit
 from kvgit_hamt.cli import extras
+from tests.support.cli import on_terminal
 from tests.support.rawstore import raw_store
 
 
@@ -116,6 +118,14 @@ def test_check_names_damage_and_heals_it_from_a_copy_or_a_bundle(filled, tmp_pat
         assert healed.lines[0].startswith("healed damaged")
         filled("check")
     assert "deep" in filled("check", "--quick", "--repair-from", str(tmp_path / "copy"), code=2).err
+
+
+def test_faults_on_a_terminal_stand_on_lines_of_their_own(filled):
+    damage(filled.directory)
+    code, text = on_terminal(filled.directory, "check")
+    assert code == 5
+    shown = [line.rpartition("\x1b[2K")[2].rpartition("\r")[2] for line in text.splitlines()]
+    assert any(re.match(r"(\x1b\[\d*m)*fault 1(\x1b\[\d*m)* damaged", line) for line in shown), text
 
 
 def test_damage_that_cannot_be_healed(filled, tmp_path, kvh):

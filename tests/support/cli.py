@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import pty
+import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,3 +77,23 @@ def environment(store: Path, **more: str) -> dict[str, str]:
         name: value for name, value in os.environ.items() if not name.startswith(("KVGIT_HAMT", "NO_COLOR"))
     }
     return {**kept, "KVGIT_HAMT_STORE": str(store), "PYTHONPATH": str(ROOT), "TERM": "xterm", **more}
+
+
+def on_terminal(store: Path, *arguments: str, words: Sequence[str] = PROGRAM, **env: str) -> tuple[int, str]:
+    """(exit code, what was shown) of a call on a terminal of its own."""
+    near, far = pty.openpty()
+    process = subprocess.Popen(
+        [*words, *arguments], stdin=far, stdout=far, stderr=far, env=environment(store, **env)
+    )
+    os.close(far)
+    data = b""
+    while True:
+        try:
+            more = os.read(near, 65_536)
+        except OSError:  # the other end is closed
+            break
+        if not more:
+            break
+        data += more
+    os.close(near)
+    return process.wait(TIMEOUT_S), data.decode().replace("\r\n", "\n")
