@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import msgpack
 import pytest
 
 from kvgit_hamt import wire
@@ -36,6 +35,6 @@ def test_memory_that_runs_out_while_a_record_is_decoded_is_not_called_damage(mon
     def fail(*_, **__):
         raise MemoryError("Unable to allocate internal buffer.")
 
-    monkeypatch.setattr(msgpack, "unpackb", fail)
+    monkeypatch.setattr(wire, "_unpackb", fail)
     with pytest.raises(MemoryError):
         wire.unpack(b"\x01", "a ref")
