@@ -177,12 +177,18 @@ def write_csv(  # noqa: PLR0913 (options that users give by name)
     count = 0
     utf8 = codecs.lookup("utf-8").streamwriter
     with written_whole(where) as file:
-        writer = csv.writer(utf8(file), delimiter=delimiter, lineterminator="\n")
-        writer.writerow([key, *names])
+        text_file = utf8(file)
+        plain = csv.writer(text_file, delimiter=delimiter, lineterminator="\n")
+        quoting = csv.writer(text_file, delimiter=delimiter, lineterminator="\n", quoting=csv.QUOTE_ALL)
+
+        def write(row: list[str]) -> None:  # a carriage return must be quoted too, to be read back
+            (quoting if any("\r" in field for field in row) else plain).writerow(row)
+
+        write([key, *names])
         for text, value in selected(view, prefix, strip, progress):
             fields = value if type(value) is dict else {VALUE_COLUMN: value}
             row = [_field(fields.get(name), str(target), text) for name in names]
-            writer.writerow([text, *row])
+            write([text, *row])
             count += 1
     return count
 

@@ -8,6 +8,7 @@ import math
 import os
 import sqlite3
 import string
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -296,8 +297,8 @@ def test_csv_holds_texts_of_any_sort(rows):
     if not items:
         return
     write_csv(holding(items), out)
-    if any("\r" in cell for pair in rows.items() for cell in (pair[0], *pair[1])):
-        return  # the csv module reads a lone CR as an end of line, as the standard does not say
+    if sys.version_info < (3, 11) and "\0" in repr(items).replace("\\x00", "\0"):
+        return  # the csv module of Python 3.10 reads no NUL
     assert loaded(Csv(io.BytesIO(out.getvalue()), key="key")) == items
 
 
