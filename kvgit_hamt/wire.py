@@ -119,6 +119,8 @@ def unpack(data: bytes, what: str, strict: bool = True) -> Any:
     if not strict:
         try:
             return _unpackb(data, raw=False, strict_map_key=True)
+        except MemoryError:
+            raise
         except Exception as error:
             raise CorruptionError(f"{what} is not canonical msgpack: {error}") from error
     try:
