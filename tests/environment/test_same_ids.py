@@ -44,7 +44,7 @@ def test_a_changed_value_or_other_parameters_change_the_ids():
     items = list(entries().items())
     with Repo(None, clock=lambda: MOMENT_US) as repo:
         changed = history_of(repo, [*items[:-1], (items[-1][0], {"deep": False})], 0)
-    with Repo(None, clock=lambda: MOMENT_US, shape=Shape(bits=4)) as repo:
+    with Repo(None, clock=lambda: MOMENT_US, shape=Shape(leaf_max=Shape().leaf_max // 2)) as repo:
         shaped = history_of(repo, items, 0)
     assert len({tuple(changed), tuple(shaped), tuple(ids(0))}) == 3
 
