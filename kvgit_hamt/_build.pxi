@@ -110,6 +110,41 @@ cdef class Builder:
                 hi, lo, data_of(key), PyBytes_GET_SIZE(key), data_of(value), PyBytes_GET_SIZE(value), INLINE
             )
 
+    def extend_pairs(self, list pairs not None, encode, Py_ssize_t limit):
+        """See run.Builder.extend_pairs."""
+        cdef uint64_t hi = 0, lo = 0
+        cdef Py_ssize_t index = 0, length = 0
+        cdef Bytes data
+        cdef bytes encoded, value
+        hash_of = self.shape.hash
+        is_plain = hash_of is _path_of
+        for pair in pairs:
+            if type(pair) is not tuple or len(<tuple>pair) != 2:
+                break
+            key = (<tuple>pair)[0]
+            if type(key) is not str or not PyUnicode_IS_COMPACT_ASCII(key):
+                break
+            stored = (<tuple>pair)[1]
+            if encode is not None:
+                try:
+                    stored = encode(stored)
+                except Exception:
+                    break  # whoever goes on from here says what is wrong
+            if type(stored) is not bytes:
+                break
+            value = <bytes>stored
+            data = <Bytes>PyUnicode_AsUTF8AndSize(key, &length)
+            if length > MAX_KEY_BYTES or PyBytes_GET_SIZE(value) > limit:
+                break
+            encoded = cut_bytes(data, length)
+            if is_plain and memchr(data, c"/", length) == NULL:
+                digest_bits(encoded, &hi, &lo)
+            else:
+                path_bits(hash_of, encoded, &hi, &lo)
+            self.push(hi, lo, data, length, data_of(value), PyBytes_GET_SIZE(value), INLINE)
+            index += 1
+        return index
+
     cdef int take(self, Columns run, Py_ssize_t i, Py_ssize_t j) except -1:
         """Add entries i to j of a run, whose paths are known."""
         cdef Py_ssize_t index

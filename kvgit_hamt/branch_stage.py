@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 from kvgit_hamt import bulk, hamt, history
-from kvgit_hamt.codec import check_size
+from kvgit_hamt.codec import check_size, get_codec
 from kvgit_hamt.errors import (
     BranchMovedError,
     CorruptionError,
@@ -415,19 +415,21 @@ class BranchStage(Stage):
         self._publish(writer, head, commit, "load")
         return MergeResult(True, commit.oid.hex(), "fast_forward")
 
-    def _encoded(
-        self, writer: StoreWriter, pairs: Iterable[tuple[str, Any]]
-    ) -> Iterator[tuple[list[bytes], list[bytes | BlobRef]]]:
+    def _encoded(self, writer: StoreWriter, pairs: Iterable[tuple[str, Any]]) -> Iterator[bulk.Pairs]:
         limit = self._store.shape.inline_max
+        encode = None if self._codec is get_codec("bytes") else self._codec.encode
         source = iter(pairs)
-        while chunk := list(itertools.islice(source, LOAD_STEP)):
+
+        def rest(chunk: list[tuple[str, Any]]) -> bulk.Columns:
             keys, values = self._encode_chunk(chunk)
             if max(map(len, values)) <= limit:
-                yield keys, cast("list[bytes | BlobRef]", values)
-            else:
-                both = zip(keys, values, strict=True)
-                put = writer.put_blob
-                yield keys, [v if len(v) <= limit else put(check_size(k.decode(), v)) for k, v in both]
+                return keys, cast("list[bytes | BlobRef]", values)
+            both = zip(keys, values, strict=True)
+            put = writer.put_blob
+            return keys, [v if len(v) <= limit else put(check_size(k.decode(), v)) for k, v in both]
+
+        while chunk := list(itertools.islice(source, LOAD_STEP)):
+            yield bulk.Pairs(chunk, encode, limit, rest)
 
     def _encode_chunk(self, chunk: list[tuple[str, Any]]) -> tuple[list[bytes], list[bytes]]:
         """Keys and values as stored: in bulk, and one by one if that fails, to name what is wrong."""

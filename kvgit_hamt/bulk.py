@@ -11,7 +11,7 @@ import mmap
 import tempfile
 from array import array
 from collections.abc import Callable, Iterable
-from typing import IO
+from typing import IO, Any, NamedTuple
 
 from kvgit_hamt import kernel, node
 from kvgit_hamt.hamt import Editor, Segment, Tree, Writer, empty_segment, segments_of, stats_of
@@ -25,7 +25,26 @@ ENTRY_OVERHEAD_BYTES = 220  # Python objects of one entry while it is sorted (me
 STEP = 4_096  # entries taken from the source at a time
 FORGET_STEP = 65_536  # entries built between two times that pages of the spill file are given back
 
-Source = Iterable[tuple[list[bytes], list[bytes | node.BlobRef]]]
+Columns = tuple[list[bytes], list[bytes | node.BlobRef]]
+
+
+class Pairs(NamedTuple):
+    """Entries that are not yet encoded.
+
+    Attributes:
+        pairs: (key, value).
+        encode: of a value; None: it is stored as it is.
+        limit: bytes of the largest encoded value that lies in a leaf.
+        rest: encodes what ``Builder.extend_pairs`` leaves: keys, and values or references of blobs.
+    """
+
+    pairs: list[tuple[str, Any]]
+    encode: Callable[[Any], bytes] | None
+    limit: int
+    rest: Callable[[list[tuple[str, Any]]], Columns]
+
+
+Source = Iterable[Columns | Pairs]
 """Batches of keys and their stored values."""
 
 Progress = Callable[[str, int, int], None]
@@ -106,9 +125,8 @@ def load(
         builder = Builder(shape)
         runs: list[Run] = []
         done = 0
-        for keys, values in source:
-            _add(builder, keys, values)
-            done += len(keys)
+        for part in source:
+            done += _add(builder, part)
             report("read", done, 0)
             if builder.size + ENTRY_OVERHEAD_BYTES * len(builder) > memory_bytes:
                 spill.write(builder.finish())
@@ -131,7 +149,18 @@ def load(
         spill.close()
 
 
-def _add(builder: Builder, keys: list[bytes], values: list[bytes | node.BlobRef]) -> None:
+def _add(builder: Builder, part: Columns | Pairs) -> int:
+    """Add a part of the source; how many entries it has."""
+    if not isinstance(part, Pairs):
+        _add_columns(builder, *part)
+        return len(part[0])
+    done = builder.extend_pairs(part.pairs, part.encode, part.limit)
+    if done < len(part.pairs):
+        _add_columns(builder, *part.rest(part.pairs[done:]))
+    return len(part.pairs)
+
+
+def _add_columns(builder: Builder, keys: list[bytes], values: list[bytes | node.BlobRef]) -> None:
     plain = [value for value in values if isinstance(value, bytes)]
     if len(plain) == len(values):
         builder.extend(keys, plain)

@@ -9,11 +9,11 @@ from __future__ import annotations
 import sys
 from array import array
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from operator import eq, sub
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from kvgit_hamt import node
 from kvgit_hamt.path import ENTRY_BYTES, PATH_BITS, TAIL_BITS, Shape
@@ -200,6 +200,16 @@ class Builder:
         self.key_lengths += map(len, keys)
         self.kinds.extend(bytes(len(records)))
         self.size += sum(map(len, records))
+
+    def extend_pairs(
+        self, pairs: list[tuple[str, Any]], encode: Callable[[Any], bytes] | None, limit: int
+    ) -> int:
+        """Add (key, value) pairs from the first on, as far as they are ordinary; how many that were.
+
+        The compiled kernel takes keys of ASCII, and values of at most ``limit`` bytes when encoded
+        (None: they are bytes). This one leaves all to the caller.
+        """
+        return 0
 
     def finish(self) -> Run:
         """The run of all entries added, sorted, the last of each key kept."""
