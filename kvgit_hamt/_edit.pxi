@@ -229,15 +229,9 @@ cdef class Edited:
         return body, sums[0], sums[1], sums[2]
 
 
-def change_inner(editor, child not None, bytes body not None, int level, run, tuple span not None):
-    """See descent.change_inner."""
+cdef Edited edited_of(editor, run):
+    """With what a whole operation shares; not yet opened."""
     cdef Edited edited = Edited.__new__(Edited)
-    cdef Py_ssize_t i = span[0], j = span[1]
-    edited.columns = columns_of(run)
-    if edited.columns is None:
-        run = run._replace(hi=array("Q", run.hi), lo=array("Q", run.lo), ends=array("Q", run.ends))
-        edited.columns = Columns(run)
-    edited.columns.check(i, j)
     edited.editor = editor
     edited.writer = editor.writer
     edited.shape = editor.shape
@@ -245,8 +239,89 @@ def change_inner(editor, child not None, bytes body not None, int level, run, tu
     edited.leaf_max = edited.shape.leaf_max
     edited.max_level = edited.shape.max_level
     edited.many = editor.many
+    return edited
+
+
+def change_inner(editor, child not None, bytes body not None, int level, run, tuple span not None):
+    """See descent.change_inner."""
+    cdef Edited edited
+    cdef Columns columns = columns_of(run)
+    cdef Py_ssize_t i = span[0], j = span[1]
+    if columns is None:
+        run = run._replace(hi=array("Q", run.hi), lo=array("Q", run.lo), ends=array("Q", run.ends))
+        columns = Columns(run)
+    columns.check(i, j)
+    edited = edited_of(editor, run)
+    edited.columns = columns
     mark = edited.writer.mark()
     edited.open(body, level + 1)
     edited.change(i, j)
     new = edited.finish(mark, child[0], child[1])
     return child if new is None else new
+
+
+def merge_aligned(merger, list inner not None, list bodies not None, int level, mark):
+    """See descent.merge_aligned."""
+    cdef Edited ours = edited_of(merger, None)
+    cdef Inner base, theirs
+    cdef int child, slot, width
+    cdef bint is_theirs = True, is_base
+    ours.open(bodies[1], level)
+    open_inner(bodies[0], &base)
+    open_inner(bodies[2], &theirs)
+    if (
+        base.bits != ours.inner.bits or theirs.bits != ours.inner.bits
+        or base.count != ours.inner.count or theirs.count != ours.inner.count
+        or memcmp(base.slots, ours.inner.slots, base.slot_count) != 0
+        or memcmp(theirs.slots, ours.inner.slots, base.slot_count) != 0
+    ):
+        raise ValueError("the three nodes do not have the same runs")
+    for child in range(base.count):
+        if same_child(&ours.inner, child, &theirs, child):
+            continue
+        if same_child(&theirs, child, &base, child):
+            is_theirs = False
+            continue
+        slot = <Bytes>memchr(base.slots, child, base.slot_count) - base.slots
+        if not 0 <= slot < base.slot_count:
+            raise CorruptionError(BAD_INNER)
+        width = run_width(&base, slot)
+        here = child_segment(&ours.inner, slot, width, child)
+        there = child_segment(&theirs, slot, width, child)
+        if same_child(&ours.inner, child, &base, child):
+            merged = [there]
+        else:
+            old = child_segment(&base, slot, width, child)
+            merged = merge_below(ours, old, here, there, level)
+        is_theirs = is_theirs and merged == [there]
+        if merged == [here]:
+            continue
+        if len(merged) == 1:
+            ours.note(slot, width, child, merged[0])
+        else:
+            ours.keeps_layout = False
+            ours.changed.append((slot, width, child, merged))
+    if is_theirs:
+        return inner[2]
+    made = ours.finish(mark, inner[1][0], inner[1][1])
+    return inner[1] if made is None else made
+
+
+cdef list merge_below(Edited above, old, here, there, int level):
+    """Merge three children, no two of which are equal, of nodes at ``level``."""
+    sides = (old, here, there)
+    for side in sides:
+        if above.is_leaf(side[2], side[3], side[1]):
+            return above.editor.run([[old], [here], [there]], level, here[0], here[1])
+    mark = above.writer.mark()
+    bodies = [above.writer.read(side[5], side[6]) for side in sides]
+    if not same_slots(bodies[0], bodies[1]) or not same_slots(bodies[1], bodies[2]):
+        return above.editor.run([[old], [here], [there]], level, here[0], here[1])
+    return [merge_aligned(above.editor, list(sides), bodies, level + 1, mark)]
+
+
+cdef bint same_slots(bytes one, bytes other) except -1:
+    cdef Inner a, b
+    open_inner(one, &a)
+    open_inner(other, &b)
+    return a.bits == b.bits and a.count == b.count and memcmp(a.slots, b.slots, a.slot_count) == 0

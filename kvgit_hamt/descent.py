@@ -305,6 +305,45 @@ def change_inner(
     return editor.exchange(child, body, changed, mark)
 
 
+class Merger(Changer, Protocol):
+    """What merges nodes: see ``merge``."""
+
+    def run(self, sides: list[Any], level: int, start: int, width: int) -> list[Segment]:
+        """Merge what three sides hold in a run of slots of a node at ``level``."""
+
+
+def merge_aligned(
+    merger: Merger, inner: list[Segment], bodies: list[bytes], level: int, mark: int
+) -> Segment:
+    """Merge (base, ours, theirs) at ``level``, whose children stand in the same runs: most of the time.
+
+    What only one side changed is taken from it, unread.
+    """
+    base, ours, theirs = (node.inner_children(body) for body in bodies)
+    changed: list[tuple[Segment, list[Segment]]] = []
+    is_theirs = True
+    for number, mine in enumerate(ours.oids):
+        other, old = theirs.oids[number], base.oids[number]
+        if mine == other:
+            continue
+        if other == old:
+            is_theirs = False
+            continue
+        here = node.segment_at(ours, number)
+        there = node.segment_at(theirs, number)
+        if mine == old:
+            merged = [there]
+        else:
+            sides = [[node.segment_at(base, number)], [here], [there]]
+            merged = merger.run(sides, level, here.start, here.width)
+        is_theirs = is_theirs and merged == [there]
+        if merged != [here]:
+            changed.append((here, merged))
+    if is_theirs:
+        return inner[2]
+    return merger.exchange(inner[1], bodies[1], changed, mark)
+
+
 def plant(
     writer: Writer, shape: Shape, run: Run, span: tuple[int, int], level: int, where: tuple[int, int]
 ) -> list[Segment]:  # fmt: skip

@@ -11,7 +11,7 @@ from typing import TypeAlias
 from kvgit_hamt import kernel, node
 from kvgit_hamt.hamt import Editor, Segment, Tree, Writer, empty_segment, segments_of, stats_of
 from kvgit_hamt.kernel import make_run, run_of_leaf
-from kvgit_hamt.node import INNER, Value, segment_at
+from kvgit_hamt.node import INNER, Value
 from kvgit_hamt.path import Shape
 from kvgit_hamt.run import EMPTY_RUN, Piece, Pieces, Run
 
@@ -105,7 +105,7 @@ class _Merger(Editor):
         if len(inner) == 3:
             bodies = [self.writer.read(side.oid, side.loc) for side in inner]
             if len({node.inner_slots(body) for body in bodies}) == 1:
-                return self.aligned(inner, bodies, level + 1, mark)
+                return kernel.merge_aligned(self, inner, bodies, level + 1, mark)
         for side in sides:
             if isinstance(side, Run) or self.is_light(side, level):
                 below.append(self.leaf_run(side))
@@ -117,32 +117,6 @@ class _Merger(Editor):
             if not isinstance(side, Run) and _same(merged, segments):
                 return side[0]
         return self.assemble(merged, mark)._replace(start=start, width=width)
-
-    def aligned(self, inner: list[Segment], bodies: list[bytes], level: int, mark: int) -> Segment:
-        """Merge three nodes at ``level`` whose children stand in the same runs: most of the time."""
-        base, ours, theirs = (kernel.inner_children(body) for body in bodies)
-        changed: list[tuple[Segment, list[Segment]]] = []
-        is_theirs = True
-        for number, mine in enumerate(ours.oids):
-            other, old = theirs.oids[number], base.oids[number]
-            if mine == other:
-                continue
-            if other == old:
-                is_theirs = False
-                continue
-            here = segment_at(ours, number)
-            there = segment_at(theirs, number)
-            if mine == old:
-                merged = [there]
-            else:
-                sides: list[Side] = [[segment_at(base, number)], [here], [there]]
-                merged = self.run(sides, level, here.start, here.width)
-            is_theirs = is_theirs and merged == [there]
-            if merged != [here]:
-                changed.append((here, merged))
-        if is_theirs:
-            return inner[2]
-        return self.exchange(inner[1], bodies[1], changed, mark)
 
     def entries(self, sides: list[Side], level: int, where: Segment) -> list[Segment]:
         """Merge three leaves key by key."""
