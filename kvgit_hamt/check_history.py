@@ -69,6 +69,8 @@ class HistoryWalk:
         self._heads: dict[bytes, int] = {}  # commits that refs are at, as bits
         self._bad: dict[bytes, Fault] = {}
         self.named: dict[bytes, bytes] = {}  # bad commits -> where a child says that they lie
+        self.strays: dict[int, tuple[Link, Link, bytes]] = {}
+        """Number of an index fault -> (a child, where it says that the commit lies, what the index says)."""
         self._waiting: dict[bytes, _Waiting] = {}
         self._heap: list[tuple[int, bytes]] = []
 
@@ -151,7 +153,10 @@ class HistoryWalk:
         if isinstance(found, Flaw):
             return self._settled(found, (oid, where), origin)
         if entered != where:
-            self._fault("index", f"commit {oid.hex()} is not found by its id", (oid, where), origin)
+            fault = self._fault("index", f"commit {oid.hex()} is not found by its id", (oid, where), origin)
+            if origin.child is not None:
+                child = (origin.child.oid, origin.child.loc)
+                self.strays[fault.number] = child, (oid, where), entered or b""
         return found
 
     def _decoded(self, oid: bytes, loc: bytes, body: bytes) -> CommitObject | Flaw:

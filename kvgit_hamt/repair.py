@@ -45,6 +45,7 @@ from kvgit_hamt.store import Store
 from kvgit_hamt.wire import CHECK_BYTES, place_of
 
 Resume: TypeAlias = Callable[[Link], Iterator[None]]
+PASSES = 100  # over the store; more than two only where many records name one wrong place
 QUEUE = 200  # records stored in one transaction
 From: TypeAlias = Any  # a Repo, the directory of a store, a bundle's path, or a PayloadSource
 
@@ -106,7 +107,6 @@ class _Repair:
         self._pending: list[_Pending] = []
         self._claimed: dict[bytes, bytes] = {}  # place -> oid of what was stored there
         self._reserved: list[int] = []
-        self.has_moved = False  # a parent was made to name another place
 
     # the whole
 
@@ -159,7 +159,9 @@ class _Repair:
         def resume(at: Link) -> Iterator[None]:
             yield from self.check.history.resume(at, origin)
 
-        return self._heal(_Pending(fault, link, link[1], parent, None, [], False, resume), flaw, None)
+        found = self._heal(_Pending(fault, link, link[1], parent, None, [], False, resume), flaw, None)
+        self._flush()  # it may be asked for again, by its id
+        return found
 
     def _heal(self, each: _Pending, flaw: Flaw, clue: Clue | None) -> tuple[bytes, bytes] | None:
         """(location, right body) of a bad record, which is stored; None where that fails or has to wait."""
@@ -381,26 +383,24 @@ class _Repair:
                 return None
         if is_moved and each.parent is None:
             self._enter(oid, loc)
-        elif is_moved:
-            self._rewrite(each, loc)
+        elif is_moved and each.parent is not None:
+            self._rewrite(each.parent, (oid, each.named), loc)
         return each, (oid, loc)
 
-    def _rewrite(self, each: _Pending, loc: bytes) -> None:
-        """Let the parent of a record name another place; others that do so are found by the next pass."""
+    def _rewrite(self, parent: Link, link: Link, loc: bytes) -> None:
+        """Let a record name another place for what it links to; the next pass finds others that do."""
         self._flush()
-        assert each.parent is not None
-        body = self.records.read(*each.parent)
+        body = self.records.read(*parent)
         if isinstance(body, Flaw):
             return
         payload = self.records.payload_of(body)
         tail = body[len(payload) :]
         places = [tail[at : at + PLACE_BYTES] for at in range(0, len(tail), PLACE_BYTES)]
         for number, (_, oid) in enumerate(self._links(payload)):
-            if oid == each.link[0] and places[number] == each.named:
+            if (oid, places[number]) == link:
                 places[number] = loc
-                self.has_moved = True
-        record = NewRecord(each.parent[0], payload + b"".join(places), len(places), None)
-        self._queue.append((each.parent[1], record))
+        record = NewRecord(parent[0], payload + b"".join(places), len(places), None)
+        self._queue.append((parent[1], record))
 
     def _enter(self, oid: bytes, loc: bytes) -> None:
         assert isinstance(self.backend, Mendable)
@@ -420,7 +420,10 @@ class _Repair:
             if fault.kind != "index" or fault.oid is None:
                 continue
             oid = bytes.fromhex(fault.oid)
-            if fault.commit is not None:
+            child, link, entered = self.check.history.strays.get(fault.number, (None, (oid, b""), b""))
+            if child and entered and not isinstance(self.records.read(oid, entered), Flaw):
+                self._rewrite(child, link, entered)  # it lies twice: all are to name the one that is found
+            elif fault.commit is not None:
                 changes.append(("commit", oid, b"" if fault.place is None else place_of(fault.place)))
             elif oid in bad and fault.oid not in kept:
                 kind, loc = bad[oid]
@@ -437,6 +440,7 @@ class _Repair:
                     mender.set_index(*change)
 
             self.backend.mend(enter)
+        self._flush()
 
     def _is_other(self, kind: Kind, oid: bytes, loc: bytes) -> bool:
         """Whether anything but a sound object of this oid and kind lies at a place."""
@@ -460,15 +464,19 @@ class _Repair:
         bad = {name: row.problem for name, row in rows.items() if row.value is None}
         values = self._lost_refs(newest, {name for name in rows if name not in bad})
         strays = set(bad) - set(values)  # perhaps lost refs under names that were damaged
-        can_drop = len(strays) <= len(set(values) - set(rows))
-        for name in sorted({*bad, *values}):
+        can_drop = bool(strays) and len(strays) <= len(set(values) - set(rows))
+        lost = {name for name in newest if self._is_lost(name, newest[name]) and name not in rows}
+        for name in sorted({*bad, *values, *lost}):
             problem = bad.get(name) or "it is missing, but its reflog does not say that it was deleted"
             fault = self.check.fault("ref", f"ref {name}: {problem}")
             fault.ref = name
-            if name in values or can_drop:
+            if name in values or (can_drop and name in bad):
                 self.healed.add(fault.number)
             else:
-                self.reasons[fault.number] = "the newest entry of its reflog is gone or damaged as well"
+                reason = (
+                    "the source does not have it, and it may have an info" if name.startswith(TAGS) else None
+                )
+                self.reasons[fault.number] = reason or "the newest entry of its reflog is gone or damaged too"
 
         def restore(mender: Mender) -> None:
             for name, value in values.items():
@@ -479,6 +487,13 @@ class _Repair:
         if values or (bad and can_drop):
             backend.mend(restore)
 
+    def _is_lost(self, name: str, data: bytes | None) -> bool:
+        """Whether the newest entry of a reflog says that its ref is there."""
+        try:
+            return data is not None and decode_log_entry(name, data).new is not None
+        except CorruptionError:
+            return False
+
     def _lost_refs(self, newest: Mapping[str, bytes | None], there: set[str]) -> dict[str, bytes]:
         values = {}
         for name, data in newest.items():
@@ -488,17 +503,17 @@ class _Repair:
                 entry = decode_log_entry(name, data)
             except CorruptionError:
                 continue
-            if entry.new is not None:
-                values[name] = self._ref_value(name, entry.new)
+            value = None if entry.new is None else self._ref_value(name, entry.new)
+            if value is not None:
+                values[name] = value
         return values
 
-    def _ref_value(self, name: str, oid: bytes) -> bytes:
-        """What a ref at a commit holds; a tag's info is known to the source alone."""
-        if name.startswith(TAGS) and isinstance(self.source, StoreSource):
-            found = self.source.ref(name)
-            if found is not None and found.oid == oid:
-                return encode_ref(found)
-        return encode_ref(RefValue(oid))
+    def _ref_value(self, name: str, oid: bytes) -> bytes | None:
+        """What a ref at a commit holds; a tag's info is known to the source alone, if at all."""
+        if not name.startswith(TAGS):
+            return encode_ref(RefValue(oid))
+        found = self.source.ref(name) if isinstance(self.source, StoreSource) else None
+        return encode_ref(found) if found is not None and found.oid == oid else None
 
 
 def repair(store: Store, from_: From, progress: Progress | None = None) -> RepairResult:
@@ -514,8 +529,8 @@ def repair(store: Store, from_: From, progress: Progress | None = None) -> Repai
         OSError, CorruptionError, FormatVersionError: the source cannot be opened.
         ReadOnlyError and other kinds of BackendError. What was put right before stays.
 
-    Cost: a deep check, one object of the source for each bad record, and, for records that are gone, a search
-    of the whole store for what they referred to.
+    Cost: two deep checks (one, if nothing is healed), one object of the source for each bad record, and, for
+    records that are gone, a search of the whole store for what they referred to.
     """
     if not isinstance(store.backend, Mendable):
         raise InvalidInputError(f"a {type(store.backend).__name__} cannot be repaired in place")
@@ -540,15 +555,18 @@ def _from_directory(store: Store, path: str, progress: Progress | None) -> Repai
 
 
 def _run(store: Store, source: PayloadSource, progress: Progress | None) -> RepairResult:
-    """Passes, until one has moved nothing: a record that several others name at a wrong place takes one for
-    each of them."""
+    """Passes, until one heals nothing: so the last one has seen what is left.
+
+    Mostly that is the second. A record that several others name at a wrong place takes one for each of them.
+    """
     healed: list[Fault] = []
-    count = size = 0
+    count = size = passes = 0
     while True:
-        run = _Repair(store, source, progress)
-        result = run.run()
-        healed += result.healed
+        passes += 1
+        result = _Repair(store, source, progress).run()
         count += result.fetched_count
         size += result.fetched_bytes
-        if not run.has_moved:
-            return RepairResult(tuple(healed), result.unhealed, count, size)
+        if not result.healed or passes == PASSES:
+            back = tuple((fault, "it came back in each pass") for fault in result.healed)
+            return RepairResult(tuple(healed), result.unhealed + back, count, size)
+        healed += result.healed

@@ -203,7 +203,7 @@ def test_the_check_names_every_flipped_record_its_way_and_its_keys(tmp_path):
         for victim in chosen(repo, entries, pick(20, 200), rng):
             bits = range(8 * len(victim.record))
             backend.target = (victim.oid, victim.loc)
-            for bit in rng.sample(bits, min(len(bits), pick(60, 4_000))):
+            for bit in rng.sample(bits, min(len(bits), pick(40, 4_000))):
                 backend.instead = flipped(victim.record, bit)
                 flips += 1
                 for deep in (True, False):
