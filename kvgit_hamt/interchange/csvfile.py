@@ -188,7 +188,10 @@ def write_csv(  # noqa: PLR0913 (options that users give by name)
         for text, value in selected(view, prefix, strip, progress):
             fields = value if type(value) is dict else {VALUE_COLUMN: value}
             row = [_field(fields.get(name), str(target), text) for name in names]
-            write([text, *row])
+            try:
+                write([text, *row])
+            except csv.Error as error:  # Python 3.10 writes no NUL
+                raise SourceError(str(target), f"key {text!r}", f"CSV: {error}") from error
             count += 1
     return count
 

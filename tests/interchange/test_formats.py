@@ -296,9 +296,12 @@ def test_csv_holds_texts_of_any_sort(rows):
     out = io.BytesIO()
     if not items:
         return
+    if sys.version_info < (3, 11) and any("\0" in cell for row in rows.items() for cell in (row[0], *row[1])):
+        with pytest.raises(SourceError):  # the csv module of Python 3.10 has no NUL
+            write_csv(holding(items), out)
+            loaded(Csv(io.BytesIO(out.getvalue()), key="key"))
+        return
     write_csv(holding(items), out)
-    if sys.version_info < (3, 11) and "\0" in repr(items).replace("\\x00", "\0"):
-        return  # the csv module of Python 3.10 reads no NUL
     assert loaded(Csv(io.BytesIO(out.getvalue()), key="key")) == items
 
 
@@ -616,7 +619,7 @@ def test_what_is_no_sqlite(tmp_path):
         tmp_path / "db",
         "CREATE TABLE t (k PRIMARY KEY, v); INSERT INTO t VALUES ('a', 1), ('b', CAST(x'ff' AS TEXT));",
     )
-    with pytest.raises(SourceError, match=r"row 1: SQLite: .*UTF-8"):
+    with pytest.raises(SourceError, match=r"SQLite: .*UTF-8"):
         loaded(SqliteTable(path, "t"))
 
 
