@@ -25,7 +25,7 @@ from kvgit_hamt.hamt import Tree
 from kvgit_hamt.node import INNER
 from kvgit_hamt.objects import BLOB_HEADER, CommitObject, Link, encode_commit
 from kvgit_hamt.oid import OID_BYTES, oid_of
-from kvgit_hamt.refs import HEADS, TAGS, Refs
+from kvgit_hamt.refs import HEADS, TAGS, Refs, is_name
 from kvgit_hamt.store import Store
 
 CACHE_BYTES = 16 << 20  # inner nodes kept while walking
@@ -139,7 +139,7 @@ def _by_name(head: Head) -> tuple[bool, str, bytes]:
 def _head(refs: Refs, name: str) -> tuple[Head, CommitObject]:
     """The commit that a name names, as a head of a bundle."""
     for full in (HEADS + name, TAGS + name, name):
-        value = refs.get(full) if full.startswith((HEADS, TAGS)) else None
+        value = refs.get(full) if full.startswith((HEADS, TAGS)) and is_name(full) else None
         if value is not None:
             return Head(full, value.oid, value.info), refs.store.read_commit(value.oid)
     commit = revision.resolve(refs, name)

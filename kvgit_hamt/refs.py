@@ -123,6 +123,11 @@ def _fault_of(name: object) -> str | None:
     return None
 
 
+def is_name(name: object) -> bool:
+    """Whether a branch or tag can have this name."""
+    return _fault_of(name) is None
+
+
 def describe(commit: CommitObject) -> Commit:
     """A commit as callers see it: hex ids and a datetime."""
     return Commit(

@@ -260,7 +260,8 @@ class Repo:
         Cost: one commit read each; with ``key`` or ``prefix`` also the nodes on the way to it that
         differ from the parent's.
         """
-        found = [self.resolve_commit(name) for name in ([start] if isinstance(start, str) else start)]
+        names = start if isinstance(start, Iterable) and not isinstance(start, (str, bytes)) else [start]
+        found = [self.resolve_commit(name) for name in names]
         wanted = None if key is None else encode_key(key)
         under = None if prefix is None else encode_key(prefix)
         check_limit(limit)

@@ -9,7 +9,7 @@ from typing import Final
 from kvgit_hamt import graph
 from kvgit_hamt.errors import BranchNotFoundError, CommitNotFoundError, InvalidInputError
 from kvgit_hamt.objects import CommitObject
-from kvgit_hamt.refs import HEADS, TAGS, Refs, check_name, to_datetime, to_us
+from kvgit_hamt.refs import HEADS, TAGS, Refs, check_name, is_name, to_datetime, to_us
 from kvgit_hamt.refs import resolve as resolve_name
 from kvgit_hamt.results import ReflogEntry
 
@@ -47,7 +47,7 @@ def resolve(refs: Refs, text: str, branch: str = "main") -> CommitObject:
     if start is None:
         return refs.store.read_commit(_name(refs, text, branch))
     name, steps = text[: start.start()], text[start.start() :]
-    name = _current(refs, name, branch)
+    name = _current(refs, name or CURRENT, branch)
     first = _STEP.match(steps)
     if first is not None and first["at"] is not None:
         commit = _moved(refs, name.removeprefix(HEADS), first["at"])
@@ -60,19 +60,16 @@ def resolve(refs: Refs, text: str, branch: str = "main") -> CommitObject:
 def _name(refs: Refs, text: str, branch: str) -> bytes:
     """The oid that a revision without steps names."""
     text = _current(refs, text, branch)
-    if isinstance(text, str) and text.startswith((HEADS, TAGS)):
+    if isinstance(text, str) and text.startswith((HEADS, TAGS)) and is_name(text):
         value = refs.get(HEADS + text) or refs.get(TAGS + text) or refs.get(text)
         if value is not None:
             return value.oid
-    try:
-        return resolve_name(refs, text)
-    except CommitNotFoundError as error:
-        raise CommitNotFoundError(f"no branch, tag or commit is named {text!r:.80}") from error
+    return resolve_name(refs, text)
 
 
 def _current(refs: Refs, name: str, branch: str) -> str:
     """``branch`` for the names that mean it, any other name as it is."""
-    if name in ("", CURRENT):
+    if name == CURRENT:
         return branch
     is_taken = name != GIT_CURRENT or refs.get(HEADS + name) or refs.get(TAGS + name)
     return name if is_taken else branch

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final, NamedTuple
@@ -17,7 +18,7 @@ from kvgit_hamt.cli import complete
 from kvgit_hamt.cli.exits import NOT_FOUND, USAGE, Failure
 from kvgit_hamt.cli.output import Output, Report
 from kvgit_hamt.codec import Codec, Undecoded, undecoded
-from kvgit_hamt.errors import InvalidInputError
+from kvgit_hamt.errors import CommitNotFoundError, InvalidInputError
 from kvgit_hamt.objects import CommitObject, decode_config
 from kvgit_hamt.oid import MIN_ABBREVIATION
 from kvgit_hamt.refs import CONFIG
@@ -29,6 +30,7 @@ from kvgit_hamt.worktree import Worktree
 STORE_VARIABLE: Final = "KVGIT_HAMT_STORE"
 BRANCH_VARIABLE: Final = "KVGIT_HAMT_BRANCH"
 MARKER: Final = "FORMAT"  # the file that tells a store, see docs/format.md
+PLAIN: Final = re.compile(r"[^~^{}]*")  # a revision without steps
 SHORT: Final = 8  # characters of a commit id that people are shown
 
 COMMANDS: Final[dict[str, click.Command]] = {}
@@ -125,12 +127,13 @@ class App:
         """The commit that a revision names; ``@`` is the command's branch."""
         try:
             return revision.resolve(self.repo().refs, text, self.branch)
-        except InvalidInputError as error:
-            if type(error) is not InvalidInputError or len(text) >= MIN_ABBREVIATION:
+        except (CommitNotFoundError, InvalidInputError) as error:
+            is_short = type(error) is InvalidInputError and len(text) < MIN_ABBREVIATION
+            if not is_short and not (isinstance(error, CommitNotFoundError) and PLAIN.fullmatch(text)):
                 raise
             # A name that is nothing, and too short to be an id, is nothing that was found.
             hint = f"`{self.prog} branch` and `{self.prog} tag` list names, `{self.prog} log` commits"
-            raise Failure(NOT_FOUND, f"no branch, tag or commit is named {text!r}", hint) from error
+            raise Failure(NOT_FOUND, f"no branch, tag or commit is named {text!r:.100}", hint) from error
 
     def id(self, text: str) -> str:
         """The id of the commit that a revision names."""

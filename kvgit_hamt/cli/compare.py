@@ -88,7 +88,7 @@ def sides_of(app: App, revisions: tuple[str, ...]) -> tuple[str, str]:
     """The ids of the two states that ``A B``, ``A..B``, ``A...B`` or ``A`` (against the branch) name."""
     if len(revisions) == 1 and ".." in revisions[0]:
         old, dots, new = revisions[0].partition("..." if "..." in revisions[0] else "..")
-        sides = app.id(old), app.id(new)
+        sides = app.id(old or "@"), app.id(new or "@")
         if dots == "..":
             return sides
         base = app.repo().merge_base(*sides)

@@ -58,7 +58,7 @@ def at(repo, text, branch="main"):
 @pytest.mark.parametrize(
     ("text", "name"),
     [
-        ("main", "merge"), ("dev", "side"), ("v1", "two"), ("@", "merge"), ("", "merge"),
+        ("main", "merge"), ("dev", "side"), ("v1", "two"), ("@", "merge"),
         ("heads/dev", "side"), ("tags/v1", "two"), ("tags/v1~1", "one"), ("heads/main^2", "side"),
         ("main~", "two"), ("main~1", "two"), ("main~2", "one"), ("main~3", "initial"), ("main~0", "merge"),
         ("main^", "two"), ("main^1", "two"), ("main^2", "side"), ("main^2^", "one"), ("main^0", "merge"),
@@ -150,6 +150,8 @@ def test_a_deleted_branch_is_found_by_its_reflog(made):
 @pytest.mark.parametrize(
     ("text", "error", "words"),
     [
+        ("", kvgit.InvalidInputError, "4 characters"),
+        ("heads/\udc80", kvgit.CommitNotFoundError, "commit id"),
         ("main~4", kvgit.CommitNotFoundError, "only 3 first parents"),
         ("main^3", kvgit.CommitNotFoundError, "2 parent"),
         ("main~3^", kvgit.CommitNotFoundError, "0 parent"),
