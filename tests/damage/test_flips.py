@@ -178,7 +178,7 @@ def test_a_read_never_survives_a_flipped_bit(tmp_path, shape):
 @pytest.mark.slow
 def test_iteration_never_survives_a_flipped_bit(tmp_path):
     rng = random.Random(2)
-    flips = undetected = 0
+    flips = undetected = unsealed_wrong = 0
     with opened(tmp_path / "store", SMALL, 60) as (repo, backend, entries):
         for victim in chosen(repo, entries, pick(20, 100), rng):
             for bit in range(8 * len(victim.record)):
@@ -190,8 +190,16 @@ def test_iteration_never_survives_a_flipped_bit(tmp_path):
                     continue
                 undetected += 1
                 assert found != entries
+            for bit in rng.sample(range(8 * (len(victim.record) - CHECK_BYTES)), 60):
+                backend.instead = seal(victim.oid, flipped(victim.record, bit)[:-CHECK_BYTES])
+                try:
+                    unsealed_wrong += dict(repo.worktree().items()) != entries
+                except (KvgitHamtError, ArithmeticError, LookupError, ValueError):
+                    continue
+            backend.target = None
     assert undetected == 0
-    record("C1 iteration", flips=flips, violations=undetected)
+    assert unsealed_wrong > 0, "the control: without checksums iteration gives wrong entries"
+    record("C1 iteration", flips=flips, violations=undetected, control_failed=unsealed_wrong)
 
 
 @pytest.mark.slow
