@@ -1,5 +1,5 @@
 # Ways: from a root to a leaf, over inner nodes that are linked in memory and leaves where they lie
-# in LMDB's map. See docs/design/006-reading-in-place.md.
+# in LMDB's map. See docs/design/007-reading-in-place.md.
 #
 # A pointer into the map is good for as long as its page is: while a read transaction of the same
 # snapshot (transaction id) is open, in the same mapping (epoch). LMDB never writes into a page of its
