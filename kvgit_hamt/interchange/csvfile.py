@@ -74,7 +74,8 @@ class Csv(FileSource):
         try:
             # One row of the reader takes as many lines as it needs, and no more: the position stays exact.
             reader = csv.reader(self._text(file), strict=True, **self._dialect)  # type: ignore[arg-type]
-            self._columns = list(after["columns"]) if after is not None else self._heading(reader)
+            known = None if after is None else list(after["columns"])
+            self._columns = self._heading(reader, known)
             yield from self._records(reader)
         finally:
             self._close(file)
@@ -86,8 +87,11 @@ class Csv(FileSource):
             except UnicodeDecodeError as error:
                 raise self.fault(f"no UTF-8: byte {line[error.start]:#04x}") from error
 
-    def _heading(self, reader: Iterator[list[str]]) -> list[str]:
-        columns = self._given if self._given is not None else self._next(reader)
+    def _heading(self, reader: Iterator[list[str]], known: list[str] | None) -> list[str]:
+        """The names of the columns: as an earlier reading knew them, as given, or from the first line."""
+        columns = known if known is not None else self._given
+        if columns is None:
+            columns = self._next(reader)
         if columns is None:
             raise SourceError(self.name, "", "is empty; the first line has the names of the columns")
         double = sorted({column for column in columns if columns.count(column) > 1})

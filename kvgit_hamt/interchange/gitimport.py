@@ -312,6 +312,8 @@ class _Publisher:
             return
         if not ref.commit:
             self.skipped.append((name, "it leads to no commit"))
+        elif name == IN_PROGRESS and not is_tag:
+            self.skipped.append((name, "the import itself uses this name; import into another prefix"))
         elif is_tag:
             self._tag(name, ref, source)
         else:

@@ -63,7 +63,7 @@ class FileSource(Source):
             file = Path(self._where).open("rb")  # noqa: SIM115 (closed by _close)
             if after is not None:
                 self._offset, self._count = int(after["offset"]), int(after["count"])
-                if self._offset > self.total or self._proof(self._offset) != after["proof"]:
+                if not 0 <= self._offset <= self.total or self._proof(self._offset) != after["proof"]:
                     file.close()
                     raise SourceError(
                         self.name,

@@ -165,8 +165,12 @@ class _Load:
                         f"({said.get('options')}); give those to go on, or restart",
                         "",
                     )
-                self.earlier = int(said.get("rows", 0))
                 position: dict[str, Any] = said["position"]
+                if _form(position) != _form(source.position()) or type(said.get("rows")) is not int:
+                    raise source.fault(
+                        f"what commit {commit.id[:8]} says of its place is no place; restart", ""
+                    )
+                self.earlier = said["rows"]
                 return position
         return None
 
@@ -183,3 +187,8 @@ class _Load:
             except (EncodeError, InvalidKeyError, KeyTypeError) as found:
                 return source.fault(str(found))
         return source.fault(str(error), "")
+
+
+def _form(position: Mapping[str, Any]) -> dict[str, type]:
+    """The fields of a position: an info may come from a peer, and hold anything."""
+    return {name: type(value) for name, value in position.items()}

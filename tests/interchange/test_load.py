@@ -157,6 +157,25 @@ def test_other_commits_in_between_do_not_hide_the_place(work, places):
     assert (other.earlier_rows, other.rows) == (0, 1_000)
 
 
+@pytest.mark.parametrize("form", ["jsonl", "csv", "lmdb", "sqlite", "files", "msgpack"])
+@pytest.mark.parametrize("position", [{}, {"offset": "x"}, {"after": 5, "count": 1}, None])
+def test_a_place_that_is_none_is_an_error_not_a_crash(work, places, form, position):
+    source = SOURCES[form](places)
+    said = {"format": form, "source": source.name, "prefix": "", "options": source.options(), "rows": 1}
+    if position is None:  # the right fields, with other things in them
+        wrong = {"offset": -5, "count": -1, "proof": b"", "columns": [5], "after": b"\0"}
+        position = {name: wrong.get(name) for name in source.position()}
+        position["after"] = [{}] if form == "sqlite" else position.get("after")
+        position = {name: position[name] for name in source.position()}
+    work.commit(info={"import": {**said, "position": position}})
+    if form in ("lmdb", "files") and position.get("after") == b"\0":
+        load(work, source, every=100)  # a place like any other
+        return
+    with pytest.raises(SourceError):
+        load(work, source, every=100)
+    assert load(work, SOURCES[form](places), every=100, restart=True).rows == 1_000
+
+
 def test_restart_reads_all_again(work, places):
     load(work, SOURCES["jsonl"](places), every=400)
     result = load(work, SOURCES["jsonl"](places), every=400, restart=True)
