@@ -170,6 +170,13 @@ def test_the_picture_as_svg(filled, wide, tmp_path):
     root = ElementTree.fromstring(path.read_text())
     boxes = [each for each in root if each.tag.endswith("rect")]
     assert len(boxes) > 10
+    rows = {}
+    for each in boxes[1:]:
+        rows.setdefault(int(each.get("y")), []).append((int(each.get("x")), int(each.get("width"))))
+    assert rows[40] == [(10, 900)]  # the root, over the whole width
+    for row in rows.values():
+        assert all(left + width <= right for (left, width), (right, _) in zip(row, row[1:], strict=False))
+        assert all(left >= 10 and left + width <= 910 for left, width in row)
     assert "5,000 keys" in path.read_text()
     first = path.read_bytes()
     filled("stats", "--store", wide, "--svg", str(path))
