@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import shutil
 import subprocess
@@ -175,7 +176,7 @@ def test_the_picture_as_svg(filled, wide, tmp_path):
         rows.setdefault(int(each.get("y")), []).append((int(each.get("x")), int(each.get("width"))))
     assert rows[40] == [(10, 900)]  # the root, over the whole width
     for row in rows.values():
-        assert all(left + width <= right for (left, width), (right, _) in zip(row, row[1:], strict=False))
+        assert all(left + width <= right for (left, width), (right, _) in itertools.pairwise(row))
         assert all(left >= 10 and left + width <= 910 for left, width in row)
     assert "5,000 keys" in path.read_text()
     first = path.read_bytes()
