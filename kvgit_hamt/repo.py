@@ -210,10 +210,7 @@ class Repo:
     # commits
 
     def get_commit(self, commit: str) -> Commit:
-        """A commit by id, abbreviation (4 characters or more), branch, tag, or ``main~2`` and the like.
-
-        Wherever this class takes "branch, tag, id or abbreviation", ``revision.resolve`` reads it.
-        """
+        """A commit by id, abbreviation (4 characters or more), branch, tag, ``main~2``: see ``revision``."""
         return describe(self.resolve_commit(commit))
 
     def resolve_commit(self, text: str) -> CommitObject:
