@@ -61,7 +61,7 @@ def contents(repo: Repo) -> object:
 
 def harm(raw: RawStore, how: str, rng: random.Random) -> None:
     rows = raw.rows("records")
-    place, stored = rng.choice(rows)
+    place, stored = rng.choice([row for row in rows if row[1]])  # not one that was cut to nothing
     if how == "delete":
         raw.delete("records", place)
     elif how == "flip":
