@@ -389,10 +389,7 @@ class Repo:
         return Check(self.store, deep=deep, progress=progress)
 
     def repair(self, from_: Any, progress: CheckProgress | None = None) -> RepairResult:
-        """Put right what a deep check finds, with objects from a copy: a Repo, a path, or a bundle.
-
-        Each is verified by its SHA-256, so the copy need not be trusted. See ``repair.repair``.
-        """
+        """Put right what a deep check finds, from a copy: a Repo, a path, a bundle. See ``repair.repair``."""
         from kvgit_hamt.repair import repair
 
         self.check_open()
