@@ -44,6 +44,10 @@ class DiffWalk:
         list[tuple[bytes, Value | None, Value | None]], tuple[list[Segment], list[Segment], int] | None
     ]: ...
 
+class LeafWalk:
+    def __init__(self, ways: Ways, tree: Tree) -> None: ...
+    def step(self, limit: int) -> list[bytes]: ...
+
 class Pen:
     records: list[NewRecord]
     new: dict[bytes, Link]

@@ -64,6 +64,7 @@ cdef object _Segment = _node.Segment
 cdef object _Run = _run.Run
 cdef object _NewRecord = _pen.NewRecord
 cdef object _path_of = _path.path_of
+cdef str TOO_DEEP = _path.TOO_DEEP
 cdef str BAD_LEAF = _node.BAD_LEAF
 cdef str BAD_INNER = _node.BAD_INNER
 

@@ -40,14 +40,6 @@ cdef class DiffWalk:
         pair.level = level
         self.stack.append(pair)
 
-    cdef bint is_leaf(self, WayNode node, int child, int level) noexcept:
-        cdef uint64_t count = column_at(&node.inner, 0, child), size = column_at(&node.inner, 1, child)
-        if level >= self.max_level or count <= 1:
-            return True
-        if count > <uint64_t>self.leaf_max or size > <uint64_t>self.leaf_max:
-            return False
-        return size + ENTRY_BYTES * count <= <uint64_t>self.leaf_max
-
     def step(self, Py_ssize_t limit):
         """(differences, run): up to about ``limit`` differences, then the run to go on with by hand.
 
@@ -81,8 +73,8 @@ cdef class DiffWalk:
                 pair.i += left
                 pair.j += left
                 continue
-            is_old_leaf = self.is_leaf(pair.a, old, pair.level)
-            is_new_leaf = self.is_leaf(pair.b, new, pair.level)
+            is_old_leaf = holds_leaf(a, old, pair.level, self.leaf_max, self.max_level)
+            is_new_leaf = holds_leaf(b, new, pair.level, self.leaf_max, self.max_level)
             if is_old_leaf != is_new_leaf:
                 return self.take_run(pair)
             pair.i += left
@@ -92,6 +84,8 @@ cdef class DiffWalk:
                     self.ways.leaf_body(txn, pair.a, old), self.ways.leaf_body(txn, pair.b, new),
                     self.with_values, out,
                 )
+            elif pair.level >= self.max_level:
+                raise CorruptionError(TOO_DEEP)
             else:
                 self.push(
                     self.ways.inner_child(txn, pair.a, old), self.ways.inner_child(txn, pair.b, new),
@@ -117,3 +111,60 @@ cdef class DiffWalk:
             after.append(segment_at(b, pair.j, width))
             pair.j += width
         return before, after, pair.level
+
+
+cdef class LeafWalk:
+    """The leaves of a tree whose root is an inner node, in path order, some at a time."""
+
+    cdef Ways ways
+    cdef list stack
+    cdef Py_ssize_t leaf_max
+    cdef int max_level
+
+    def __cinit__(self, Ways ways not None, tree):
+        self.ways = ways
+        self.leaf_max = ways.shape.leaf_max
+        self.max_level = ways.shape.max_level
+        root = ways.fetch(None, tree[0], tree[1])
+        if type(root) is not WayNode:
+            raise ValueError("the root is an inner node")
+        self.stack = [[root, 0]]
+
+    def step(self, Py_ssize_t limit):
+        """Bodies of the next leaves, about ``limit``; none: the end."""
+        cdef list out = [], place
+        cdef WayNode node
+        cdef int slot, child
+        txn = self.ways.enter()
+        try:
+            while self.stack and len(out) < limit:
+                place = self.stack[len(self.stack) - 1]
+                node = place[0]
+                slot = place[1]
+                if slot >= node.inner.slot_count:
+                    self.stack.pop()
+                    continue
+                place[1] = slot + run_width(&node.inner, slot)
+                child = node.inner.slots[slot]
+                if child == EMPTY_SLOT:
+                    continue
+                if holds_leaf(&node.inner, child, len(self.stack) - 1, self.leaf_max, self.max_level):
+                    out.append(self.ways.leaf_body(txn, node, child))
+                    continue
+                if len(self.stack) > self.max_level:
+                    raise CorruptionError(TOO_DEEP)
+                self.stack.append([self.ways.inner_child(txn, node, child), 0])
+        finally:
+            if txn is not None:
+                txn.abort()
+        return out
+
+
+cdef bint holds_leaf(Inner* inner, int child, int level, Py_ssize_t leaf_max, int max_level) noexcept nogil:
+    """Whether a child of a node at a level is a leaf: by its count and size, or at the deepest level."""
+    cdef uint64_t count = column_at(inner, 0, child), size = column_at(inner, 1, child)
+    if level >= max_level or count <= 1:
+        return True
+    if count > <uint64_t>leaf_max or size > <uint64_t>leaf_max:
+        return False
+    return size + ENTRY_BYTES * count <= <uint64_t>leaf_max

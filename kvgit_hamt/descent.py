@@ -76,6 +76,15 @@ class DiffWalk:
     step: Callable[..., Any]
 
 
+class LeafWalk:
+    """The leaves of a tree over linked nodes: of the compiled kernel alone; see ``scan``."""
+
+    def __init__(self, ways: Ways, tree: Tree) -> None:
+        raise NotImplementedError("the plain kernel has no walk of its own")
+
+    step: Callable[..., Any]
+
+
 class Reader(Protocol):
     """Gives the verified body of a node.
 

@@ -31,6 +31,7 @@ if NAME == "compiled":
         Builder,
         DiffWalk,
         Door,
+        LeafWalk,
         Lookup,
         Pen,
         Ways,
@@ -67,6 +68,7 @@ else:
     from kvgit_hamt.descent import (  # type: ignore[assignment]  # Door and others: the same members
         DiffWalk,
         Door,
+        LeafWalk,
         Lookup,
         Ways,
         change_inner,
@@ -104,6 +106,7 @@ __all__ = [
     "Builder",
     "DiffWalk",
     "Door",
+    "LeafWalk",
     "Lookup",
     "Name",
     "Pen",

@@ -53,6 +53,12 @@ def leaf_bodies(reader: Reader, shape: Shape, tree: Tree, window: Window) -> Ite
 
     Cost: each of their nodes is read once, leaves READ_AHEAD at a time; memory O(depth).
     """
+    ways = getattr(reader, "ways", None)
+    if ways is not None and not window.taken and reader.read(*tree)[0] != LEAF:
+        walk = kernel.LeafWalk(ways, tree)
+        while bodies := walk.step(READ_AHEAD):
+            yield from bodies
+        return
     stack: list[tuple[list[Link], int]] = [([(tree.oid, tree.loc)], 0)]
     while stack:
         links, level = stack.pop()

@@ -254,6 +254,7 @@ class TreeView(Mapping[str, Any]):
         self._check_open()
         store = self._store
         decode = self._codec.decode
+        is_plain = self._codec is get_codec("bytes")
         window = scan.window_of(store.shape, prefix)
         for body in scan.leaf_bodies(store, store.shape, self._tree, window):
             if prefix or node.has_blobs(body):
@@ -263,7 +264,9 @@ class TreeView(Mapping[str, Any]):
                         yield text, self._codec.decode_for(text, store.load_value(value))
             else:
                 try:
-                    pairs = [(key, decode(value)) for key, value in kernel.leaf_texts(body)]
+                    pairs = kernel.leaf_texts(body)
+                    if not is_plain:
+                        pairs = [(key, decode(value)) for key, value in pairs]
                 except Exception:  # noqa: BLE001 (the decoder's own; found again below, with its key)
                     pairs = [self._decode_pair(*pair) for pair in kernel.leaf_inline_items(body)]
                 yield from pairs

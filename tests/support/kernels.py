@@ -20,7 +20,7 @@ try:
 except ImportError:
     compiled = None
 
-CLASSES = ("Builder", "DiffWalk", "Door", "Lookup", "Pen", "Ways")
+CLASSES = ("Builder", "DiffWalk", "Door", "LeafWalk", "Lookup", "Pen", "Ways")
 PLAIN: dict[str, Callable[..., Any]] = {
     name: getattr(module, name)
     for module in (node, path, pen, run, descent, wire)
