@@ -48,7 +48,7 @@ test-plain: $(VENV)/.installed-dev
 test-slow: $(VENV)/.installed-dev
 	$(PYTEST) -m slow $(PYTEST_ARGS)
 
-HARNESSES := crash damage faults race hostile stateful soak limits
+HARNESSES := crash damage faults race hostile stateful soak limits interchange
 soak: $(VENV)/.installed-dev
 	KVGIT_HAMT_SOAK=$(SOAK) KVGIT_HAMT_COUNTS=soak-counts.jsonl \
 	$(PYTEST) -m slow $(wildcard $(addprefix tests/,$(HARNESSES))) $(PYTEST_ARGS)
