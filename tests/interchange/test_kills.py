@@ -79,9 +79,7 @@ def test_loads_that_are_killed(tmp_path):
         assert dict(work.items()) == wanted
     assert kills
     assert parts
-    record(
-        "K2", what="import", kills=kills, violations=0, control_failed=lies_are_seen(tmp_path, path, wanted)
-    )
+    record("K2 import", kills=kills, violations=0, control_failed=lies_are_seen(tmp_path, path, wanted))
 
 
 def lies_are_seen(tmp_path: Path, path: Path, wanted: dict[str, int]) -> bool:
@@ -123,4 +121,4 @@ def test_git_imports_that_are_killed(tmp_path):
     other = make_repository(tmp_path / "other", 20, seed=10)
     with Repo(store) as repo:
         assert compare(repo, other).faults  # the comparison can fail
-    record("K2", what="git import", kills=kills, violations=0, control_failed=True)
+    record("K2 git import", kills=kills, violations=0, control_failed=True)
