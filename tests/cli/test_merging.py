@@ -181,6 +181,7 @@ class Terminal:
         os.close(far)
         self.text = ""
         self._deadline = time.monotonic() + TIMEOUT_S
+        self._again = b""
 
     def __enter__(self):
         return self
@@ -201,6 +202,10 @@ class Terminal:
             assert time.monotonic() < self._deadline, f"nothing more came:\n{self.text}"
             if self._process.poll() is not None and not select.select([self._near], [], [], 0)[0]:
                 return False
+            if (
+                self._again
+            ):  # a signal that comes just before a blocking read is seen after it: so press again
+                os.write(self._near, self._again)
         try:
             data = os.read(self._near, 4_096)
         except OSError:  # the other end is closed
@@ -209,7 +214,9 @@ class Terminal:
         return bool(data)
 
     def type(self, line):
-        os.write(self._near, line.encode() + (b"" if line < " " else b"\n"))
+        if line < " ":  # Ctrl-C and the like
+            self._again = line.encode()
+        os.write(self._near, self._again or line.encode() + b"\n")
 
     def end(self):
         """The exit code, when it has ended."""
