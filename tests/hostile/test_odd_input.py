@@ -199,7 +199,7 @@ def test_a_merge_of_values_that_python_takes_for_equal_is_a_conflict():
             assert [change.kind for change in work.repo.diff("main", "side")] == ["modified"]
 
 
-@pytest.mark.parametrize("value", NOT_PLAIN, ids=repr)
+@pytest.mark.parametrize("value", NOT_PLAIN, ids=lambda value: type(value).__name__)
 def test_what_would_come_back_as_something_else_is_refused(value):
     with kvgit.open() as work:
         error = raised_by(lambda: work.__setitem__("key", value))
