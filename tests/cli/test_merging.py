@@ -182,6 +182,7 @@ class Terminal:
         self.text = ""
         self._deadline = time.monotonic() + TIMEOUT_S
         self._again = b""
+        self._pressed = 0.0
 
     def __enter__(self):
         return self
@@ -216,7 +217,13 @@ class Terminal:
     def type(self, line):
         if line < " ":  # Ctrl-C and the like
             self._again = line.encode()
-        os.write(self._near, self._again or line.encode() + b"\n")
+            self._press()
+        else:
+            os.write(self._near, line.encode() + b"\n")
+
+    def _press(self):
+        self._pressed = time.monotonic()
+        os.write(self._near, self._again)
 
     def end(self):
         """The exit code, when it has ended."""
