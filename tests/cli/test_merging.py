@@ -203,10 +203,9 @@ class Terminal:
             assert time.monotonic() < self._deadline, f"nothing more came:\n{self.text}"
             if self._process.poll() is not None and not select.select([self._near], [], [], 0)[0]:
                 return False
-            if (
-                self._again
-            ):  # a signal that comes just before a blocking read is seen after it: so press again
-                os.write(self._near, self._again)
+            # A signal that comes just before a blocking read is seen only after it: press again.
+            if self._again and time.monotonic() > self._pressed + 2:
+                self._press()
         try:
             data = os.read(self._near, 4_096)
         except OSError:  # the other end is closed
