@@ -4,6 +4,7 @@
 # make test-slow   only the slow ones: crashes, power cuts, faults, races, damage, models
 # make soak        the harnesses among them at SOAK (0.2) of their long figures; counts in soak-counts.jsonl
 # make bench       measure it beside its rivals (BENCH_ARGS="--sizes 10k --repeats 1": see docs/howto/benchmark.md)
+# make docs        the site, in build/docs
 # make check       format, lint, types, documents and the fast tests on both kernels: what CI runs
 #
 # Everything is installed into VENV, which is made on first use; nothing else on the machine is changed.
@@ -27,7 +28,7 @@ KERNEL_TESTS := tests/unit tests/property tests/golden tests/stateful tests/cost
 KERNEL := $(BIN)/python -c "from kvgit_hamt import kernel; print(kernel.NAME)"
 KERNEL_SOURCES := setup.py $(wildcard kvgit_hamt/_*.pyx kvgit_hamt/_*.pxi)
 
-.PHONY: help demo test test-plain test-slow soak bench check lint format clean
+.PHONY: help demo test test-plain test-slow soak bench docs check lint format clean
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 
@@ -56,12 +57,16 @@ soak: $(VENV)/.installed-dev
 bench: $(VENV)/.installed-bench
 	$(BIN)/python -m bench $(BENCH_ARGS)
 
+docs: $(VENV)/.installed-docs
+	$(BIN)/python -m sphinx -q -W --keep-going -b html docs build/docs
+	@echo "build/docs/index.html"
+
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy --strict
 
-# The documents' code and links are among the tests (tests/docs).
+# The documents' code, links and site are among the tests (tests/docs).
 check: lint test test-plain
 
 format: $(VENV)/.installed-dev
@@ -94,6 +99,10 @@ $(VENV)/.installed: pyproject.toml $(KERNEL_SOURCES) | $(BIN)/python
 $(VENV)/.installed-dev: pyproject.toml $(KERNEL_SOURCES) | $(BIN)/python
 	$(BIN)/python -m pip install --quiet -e ".[cli,dev]"
 	@touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-docs: pyproject.toml $(KERNEL_SOURCES) | $(BIN)/python
+	$(BIN)/python -m pip install --quiet -e ".[docs]"
+	@touch $@
 
 # A rival that cannot be had here is left out by name, one by one; the benchmark then skips it.
 $(VENV)/.installed-bench: pyproject.toml | $(BIN)/python
