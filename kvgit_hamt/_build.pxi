@@ -209,9 +209,13 @@ cdef class Builder:
         self.count = kept
         return 0
 
+    cdef void sort(self) noexcept:
+        self.rows = sorted_rows(self.rows, self.count)
+        self.room = self.count
+
     def finish(self):
         """See run.Builder.finish. The builder is spent then."""
-        qsort_rows(self.rows, self.count)
+        self.sort()
         self.settle()
         return self.columns()
 
@@ -249,9 +253,64 @@ cdef class Builder:
         return named(_Run, (array("Q", hi), array("Q", lo), array("Q", ends), kinds, heap, locs))
 
 
-cdef void qsort_rows(Row* rows, Py_ssize_t count) noexcept:
-    if count > 1:
+cdef void sort_rows(Row* rows, Py_ssize_t count) noexcept nogil:
+    """Few rows in place."""
+    cdef Py_ssize_t index, at
+    cdef Row row
+    if count > FEW_ROWS:
         qsort(rows, count, sizeof(Row), compare_rows)
+        return
+    for index in range(1, count):
+        row = rows[index]
+        at = index
+        while at and compare_rows(&row, &rows[at - 1]) < 0:
+            rows[at] = rows[at - 1]
+            at -= 1
+        rows[at] = row
+
+
+cdef Row* sorted_rows(Row* rows, Py_ssize_t count) noexcept:
+    """The rows in order, where they were or in place of them: paths are even, so most come to their place
+    by dealing them out by the leading bits in which they differ."""
+    cdef uint64_t least, most
+    cdef Py_ssize_t buckets = 1, index, number, start
+    cdef Py_ssize_t* ends
+    cdef Row* out
+    cdef int shift = 0
+    if count < MANY_ROWS:
+        sort_rows(rows, count)
+        return rows
+    least = most = rows[0].hi
+    for index in range(count):
+        least = min(least, rows[index].hi)
+        most = max(most, rows[index].hi)
+    while buckets < count // 4:
+        buckets *= 2
+    while (most - least) >> shift >= <uint64_t>buckets:
+        shift += 1
+    out = <Row*>PyMem_Malloc(count * sizeof(Row))
+    ends = <Py_ssize_t*>PyMem_Malloc((buckets + 1) * sizeof(Py_ssize_t))
+    if out == NULL or ends == NULL:
+        PyMem_Free(out)
+        PyMem_Free(ends)
+        qsort(rows, count, sizeof(Row), compare_rows)
+        return rows
+    memset(ends, 0, (buckets + 1) * sizeof(Py_ssize_t))
+    for index in range(count):
+        ends[((rows[index].hi - least) >> shift) + 1] += 1
+    for number in range(buckets):
+        ends[number + 1] += ends[number]
+    for index in range(count):
+        number = (rows[index].hi - least) >> shift
+        out[ends[number]] = rows[index]
+        ends[number] += 1
+    start = 0
+    for number in range(buckets):
+        sort_rows(out + start, ends[number] - start)
+        start = ends[number]
+    PyMem_Free(ends)
+    PyMem_Free(rows)
+    return out
 
 
 def flatten(pieces, shape, bint keep_deleted):
@@ -266,7 +325,7 @@ def flatten(pieces, shape, bint keep_deleted):
         if columns is None:
             return _run.Pieces.flatten(pieces, shape, keep_deleted)
         builder.take(columns, i, j)
-    qsort_rows(builder.rows, builder.count)
+    builder.sort()
     builder.settle()
     if not keep_deleted:
         builder.drop_deleted()

@@ -54,6 +54,8 @@ cdef enum:
     DIR_BITS = 16
     MAX_DIRS = 4
     MAX_KEY_BYTES = 65_535
+    FEW_ROWS = 24  # sorted by insertion
+    MANY_ROWS = 2_048  # dealt out first
     WAY_OVERHEAD_BYTES = 250  # dict entry and objects of a linked node
     MAX_VIEW_BYTES = 65_536  # larger records are copied: their check lets go of the GIL
 

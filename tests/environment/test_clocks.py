@@ -135,7 +135,9 @@ def test_whatever_the_clock_says_what_branches_and_tags_reach_is_never_taken(tmp
         assert len(dict(repo.snapshot(tag="v1").items())) == 20
 
 
-@pytest.mark.parametrize("moment", [time.time_ns(), -(10**18), 2.5, None])
+@pytest.mark.parametrize(
+    "moment", [time.time_ns(), -(10**18), 2.5, None], ids=["ns", "early", "float", "none"]
+)
 def test_a_clock_that_counts_in_other_units_is_refused_before_anything_is_stored(tmp_path, moment):
     clock = Clock([NOW_US])
     with Repo(tmp_path / "store", clock=clock) as repo:
