@@ -76,8 +76,9 @@ class MergeResult:
         auto_merged_keys: keys both sides changed that a function or a standing choice settled.
             Classic door: and those that only we changed.
         carried_keys: keys taken over from the other side as they are; found by a diff when asked
-            for, since a merge takes over whole subtrees without looking into them. Classic door:
-            all other keys of the commit.
+            for, since a merge takes over whole subtrees without looking into them. A dry run with
+            conflicts tells those beside them; an abandoned merge has none. Classic door: all other
+            keys of the commit.
         conflicts: sorted by key; empty when merged.
     """
 

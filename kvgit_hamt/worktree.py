@@ -121,12 +121,13 @@ class Worktree(BranchStage):
         writer = self._store.writer()
         trees = (base, Tree(*head.tree), Tree(*theirs.tree))
         merged = history.merge_trees(writer, self._codec, policy, trees)
-        if merged.conflicts:
-            return self._abandoned(merged.conflicts)
         settled = merged.auto_merged_keys
-        carried = history.carried_keys(self._store, (base, trees[2]), settled)
+        if merged.conflicts and not dry_run:
+            return self._abandoned(merged.conflicts)
+        contested = frozenset(conflict.key for conflict in merged.conflicts)
+        carried = history.carried_keys(self._store, (base, trees[2]), settled | contested)
         if dry_run:
-            return MergeResult(True, self.base, "three_way", settled, carried_keys=carried)
+            return MergeResult(not contested, self.base, "three_way", settled, carried, merged.conflicts)
         final = history.put_commit(writer, merged.tree, (head, theirs), meta)
         self._checked(writer, head, final, (post_check, "merge"))
         return MergeResult(True, final.oid.hex(), "three_way", settled, carried_keys=carried)

@@ -606,11 +606,12 @@ def test_a_dry_run_says_what_would_happen_and_changes_nothing(repo):
 
 
 def test_a_dry_run_lists_conflicts_and_does_not_raise(repo):
-    worktree = fork(repo, {"a": 0}, {"a": 1}, {"a": 2})
+    worktree = fork(repo, {"a": 0, "b": 0}, {"a": 1}, {"a": 2, "b": 2, "new": 2})
     before = state_of(repo)
     result = worktree.merge(branch="side", dry_run=True)
     assert not result
     assert result.conflicts == (kvgit.Conflict("a", 0, 1, 2),)
+    assert result.carried_keys == {"b", "new"}  # what is taken over once the conflict is settled
     assert worktree.merge(branch="side", dry_run=True, merge_fns={"a": counter()}).auto_merged_keys == {"a"}
     assert state_of(repo) == before
 
