@@ -13,6 +13,7 @@ from kvgit_hamt.cli.exits import CONFLICT, Failure
 from kvgit_hamt.cli.merging import conflict_lines
 from kvgit_hamt.cli.values import dump_json, parse_json, safe, show, to_json
 from kvgit_hamt.codec import Undecoded
+from kvgit_hamt.mergefns import nested_dict
 from kvgit_hamt.policy import DELETE, OURS, THEIRS, MergeChoice
 from kvgit_hamt.results import Conflict
 from kvgit_hamt.textmerge import MARKER_WIDTH, merge_text
@@ -21,7 +22,7 @@ HELP: Final = """\
   o  ours: as it is on the branch          O  ours for this key and all that are left
   t  theirs: as it is on the other side    T  theirs for this key and all that are left
   b  base: as it was before both           d  delete the key
-  m  both texts merged by lines, if they do not clash
+  m  both merged, texts by lines and maps by fields, where they do not clash
   e  write it yourself, in $EDITOR         v  view the three sides whole
   q  stop; nothing is changed"""
 MARKER: Final = "<" * MARKER_WIDTH
@@ -102,7 +103,7 @@ def _answer(conflict: Conflict, letter: str) -> _Answer | None:
     if letter in simple:
         return simple[letter]
     if letter == "m":
-        return _merge_lines(conflict)
+        return _merge_fields(conflict) if _are_maps(conflict) else _merge_lines(conflict)
     return _edit(conflict) if letter == "e" else None
 
 
@@ -110,14 +111,27 @@ def _is_text(conflict: Conflict) -> bool:
     return type(conflict.ours) is str and type(conflict.theirs) is str
 
 
+def _are_maps(conflict: Conflict) -> bool:
+    return type(conflict.ours) is dict and type(conflict.theirs) is dict
+
+
 def _merged(conflict: Conflict) -> tuple[str, int]:
     base = conflict.base if type(conflict.base) is str else ""
     return merge_text(base, conflict.ours, conflict.theirs, ("ours", "theirs"))
 
 
+def _merge_fields(conflict: Conflict) -> _Answer | None:
+    try:
+        return _Answer(nested_dict()(conflict.base, conflict.ours, conflict.theirs))
+    except ValueError as error:  # names the fields
+        found = safe(str(error).removeprefix("nested_dict: "))
+        click.echo(f"{found}; e opens them in $EDITOR", err=True)
+        return None
+
+
 def _merge_lines(conflict: Conflict) -> _Answer | None:
     if not _is_text(conflict):
-        click.echo("only two texts can be merged by lines", err=True)
+        click.echo("only two texts or two maps can be merged", err=True)
         return None
     text, clashes = _merged(conflict)
     if clashes:

@@ -53,7 +53,7 @@ def test_a_dry_run_tells_and_changes_nothing(filled, contested):
     before = contested.head()
     done = contested("merge", "dev", "--dry-run", code=4)
     assert done.lines == [
-        "a merge commit: 0 key(s) taken over, 0 settled, 2 contested",
+        "a merge commit: 1 key(s) taken over, 0 settled, 2 contested",
         "conflict lang/x", "  base    (no such key)", "  ours    2", "  theirs  1",
         "conflict motd", '  base    "hello"', '  ours    "bye"', '  theirs  "dev"',
     ]  # fmt: skip
@@ -319,6 +319,21 @@ def test_two_texts_that_do_not_clash_are_merged_by_lines(kvh):
     code, text = answers(kvh.directory, "m")
     assert code == 0, text
     assert kvh("get", "text", "--raw").text == "A\nb\nc\nd\nE\n"
+
+
+def test_two_maps_are_merged_by_fields_unless_one_field_changed_on_both_sides(kvh):
+    kvh("set", "--json", "a", '{"name": "tea", "price": 2, "old": 1}')
+    kvh("set", "--json", "b", '{"name": "pie"}')
+    kvh("branch", "dev")
+    kvh("set", "--json", "a", '{"name": "tea", "price": 3, "old": 1}')
+    kvh("set", "--json", "b", '{"name": "our pie"}')
+    kvh("set", "-b", "dev", "--json", "a", '{"name": "iced tea", "price": 2, "cold": true}')
+    kvh("set", "-b", "dev", "--json", "b", '{"name": "their pie"}')
+    code, text = answers(kvh.directory, "m", "m", "t")
+    assert code == 0, text
+    assert "name" in text.partition("[2/2]")[2]  # which field clashes
+    values = [record["value"] for record in kvh("get", "a", "b", "--json").records]
+    assert values == [{"name": "iced tea", "price": 3, "cold": True}, {"name": "their pie"}]
 
 
 def test_hostile_values_do_not_reach_the_terminal(kvh):
