@@ -39,6 +39,26 @@ TOPICS: Final[dict[str, dict[str, tuple[str, ...]]]] = {
 MODULES: Final = {
     name: module for topic in TOPICS.values() for module, names in topic.items() for name in names
 }
+# Verbs one may know from git or other stores, which are not commands here -> what to do instead.
+ELSEWHERE: Final = {
+    "add": "`set` and `import` make commits at once, there is nothing to stage",
+    "checkout": "every command takes --branch NAME; --at REV reads an old state",
+    "clone": "`copy` copies the store; `bundle` carries it to where it cannot be copied",
+    "commit": "`set`, `del`, `apply` and `import` make a commit each; `apply` makes many changes in one",
+    "delete": "it is `del` here",
+    "fetch": "`bundle create` there, `bundle load` here",
+    "fsck": "it is `check` here",
+    "list": "`ls` lists keys, `branch` branches and `tag` tags",
+    "pull": "`bundle create` there, `bundle load` here, then `merge`",
+    "push": "`bundle create` here, `bundle load` there",
+    "put": "it is `set` here",
+    "rebase": "`cherry-pick` carries commits over, `merge` joins two histories",
+    "restore": "`show REV:KEY` prints an old value; `reset` moves the branch, `revert` undoes a commit",
+    "rm": "it is `del` here",
+    "stash": "there are no pending changes: commit them on a branch of their own",
+    "status": "each command makes its commit, nothing is pending; `log -n 1` shows the newest",
+    "switch": "every command takes --branch NAME",
+}
 NAMES: Final = ("kvgit-hamt", "kvh")
 COMPLETE_VARIABLE: Final = "_KVH_COMPLETE"  # asks for completion, whatever the program was called as
 
@@ -65,6 +85,9 @@ class Program(click.Group):
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
+            instead = ELSEWHERE.get(args[0]) if args else None
+            if instead is not None:
+                raise click.UsageError(f"no command {args[0]!r}: {instead}", ctx) from error
             like = difflib.get_close_matches(args[0], MODULES, 3) if args else []
             if like:
                 text = f"no command {args[0]!r}; did you mean {' or '.join(map(repr, like))}?"

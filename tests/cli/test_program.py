@@ -16,7 +16,7 @@ import pytest
 import kvgit_hamt as kvgit
 from kvgit_hamt import errors
 from kvgit_hamt.cli import EXTRA, exits, program
-from kvgit_hamt.cli.program import MODULES, TOPICS
+from kvgit_hamt.cli.program import ELSEWHERE, MODULES, TOPICS
 from tests.support.cli import PROGRAM, ROOT, TIMEOUT_S, Kvh, environment, on_terminal
 
 READING = {
@@ -233,6 +233,8 @@ def test_a_file_in_place_of_a_store(kvh, tmp_path):
     ("arguments", "words"),
     [
         (["lgo"], "did you mean 'log'"),
+        (["switch", "dev"], "every command takes --branch"),
+        (["commit", "-m", "x"], "`apply` makes many changes in one"),
         (["quux"], "No such command 'quux'"),
         (["ls", "--lnog"], "No such option"),
         (["log", "-n", "x"], "not a valid integer"),
@@ -247,6 +249,12 @@ def test_usage_errors_are_two_lines(kvh, arguments, words):
     assert error.startswith("error: ")
     assert hint.startswith("hint: ")
     assert done.out == b""
+
+
+def test_verbs_of_git_that_are_missing_name_commands_that_are_there():
+    assert not set(ELSEWHERE) & set(MODULES)
+    for verb, words in ELSEWHERE.items():
+        assert {named.split()[0] for named in re.findall(r"`([^`]+)`", words)} <= set(MODULES), verb
 
 
 def test_reading_commands_write_nothing(filled):
