@@ -101,7 +101,7 @@ $(VENV)/.installed-dev: pyproject.toml $(KERNEL_SOURCES) | $(BIN)/python
 	@touch $@ $(VENV)/.installed
 
 $(VENV)/.installed-docs: pyproject.toml $(KERNEL_SOURCES) | $(BIN)/python
-	$(BIN)/python -m pip install --quiet -e ".[docs]"
+	$(BIN)/python -m pip install --quiet -e ".[cli,docs]"
 	@touch $@
 
 # A rival that cannot be had here is left out by name, one by one; the benchmark then skips it.

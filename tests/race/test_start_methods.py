@@ -136,9 +136,8 @@ def test_forks_while_another_thread_is_in_a_commit_leave_both_sides_whole(path):
 
 def test_without_the_hooks_a_child_cannot_use_what_its_parent_opened(path, monkeypatch):
     """The control: LMDB's environment crosses the fork, and the child is told so or works on its parent's."""
-    shared = lmdb_env._environments
     with kvgit.Repo(path) as repo:
-        env = next(iter(shared.values())).open().env
+        env = repo.store.backend._shared.open().env
         monkeypatch.setattr(lmdb_env, "_environments", {})  # what the hooks close
 
         def work():
