@@ -166,7 +166,12 @@ def _foretell(app: App, revision: str, result: MergeResult) -> None:
             for line in conflict_lines(conflict):
                 app.out.line(line)
     if result.conflicts:
-        raise Failure(CONFLICT, f"{revision} would not merge into {app.branch} by itself")
+        raise Failure(
+            CONFLICT,
+            f"{revision} would not merge into {app.branch} by itself",
+            "without --dry-run a terminal asks about each key; or give --ours PREFIX, --theirs PREFIX or "
+            "-X ours|theirs",
+        )
 
 
 def _tell(app: App, result: MergeResult, what: str) -> None:
