@@ -59,8 +59,8 @@ def _legend(results: Results, rivals: list[str], x: float, y: float) -> Iterator
 
 
 def compare_svg(results: Results) -> str:
-    """At the largest size: how many times better (left) or worse (right) than ours each rival is."""
-    keys = results.sizes[-1]
+    """At the main size: how many times better (left) or worse (right) than ours each rival is."""
+    keys = results.main_size
     rivals = [r for r in results.rivals if r != results.ours and results.median(r, keys, "load") is not None]
     rows: list[tuple[Workload, dict[str, float]]] = []
     for name, workload in WORKLOADS.items():

@@ -17,9 +17,7 @@ from bench.results_file import UNVERSIONED, Results, figure_text, newest, size_t
 
 RESULTS = Path(__file__).parent / "results"
 START, END = "<!-- bench:start -->", "<!-- bench:end -->"
-README_ROWS = [
-    name for name in WORKLOADS if name not in ("import", "open_memory", "load_memory", "disk_sorted")
-]
+README_ROWS = [name for name in WORKLOADS if name not in ("import", "open_memory")]
 
 
 def ratio_text(ratio: float | None, rival: str | None = None) -> str:
@@ -119,8 +117,7 @@ def notes(results: Results) -> Iterator[str]:
 
 def readme_part(results: Results) -> str:
     """What stands between the README's markers."""
-    largest = results.sizes[-1]
-    parts = [conditions(results), "\n".join(table(results, largest, README_ROWS))]
+    parts = [conditions(results), "\n".join(table(results, results.main_size, README_ROWS))]
     return "\n\n".join([START, *parts, END]) + "\n"
 
 
@@ -142,11 +139,18 @@ def everything(results: Results) -> str:
 def main(argv: list[str] | None = None) -> int:
     """Write tables and plots."""
     parser = argparse.ArgumentParser(prog="python -m bench.report", description=__doc__)
-    parser.add_argument("file", type=Path, nargs="?", help="samples (default: the newest in bench/results/)")
+    parser.add_argument(
+        "files",
+        type=Path,
+        nargs="*",
+        help="samples (default: the newest in bench/results/); several runs of one machine are put together, "
+        "the first of which tells the conditions",
+    )
     parser.add_argument("--out", type=Path, help="the directory to write to (default: that of the samples)")
     options = parser.parse_args(argv)
-    source: Path = options.file or newest(RESULTS)
-    results = Results.read(source)
+    sources: list[Path] = options.files or [newest(RESULTS)]
+    source = sources[0]
+    results = Results.read(*sources)
     if not results.sizes:
         raise SystemExit(f"{source.name} holds no samples")
     out: Path = options.out or source.parent

@@ -31,9 +31,28 @@ class Results:
         self.ours = next((name for name in OURS if name in self.rivals), None)
 
     @classmethod
-    def read(cls, path: Path) -> Results:
-        """From a file."""
-        return cls(json.loads(path.read_text(encoding="utf-8")))
+    def read(cls, *paths: Path) -> Results:
+        """From files, of which the first tells the conditions; no two may hold the same rival and size."""
+        first, *others = (json.loads(path.read_text(encoding="utf-8")) for path in paths)
+        seen = {(row["rival"], row["keys"]) for row in first["samples"] if row["keys"]}
+        for other in others:
+            more = {(row["rival"], row["keys"]) for row in other["samples"] if row["keys"]}
+            if seen & more:
+                raise SystemExit(f"measured twice: {sorted(seen & more)}")
+            seen |= more
+            known = {row["rival"] for row in first["samples"] if not row["keys"]}
+            first["samples"] += [row for row in other["samples"] if row["keys"] or row["rival"] not in known]
+            first["failures"] += other["failures"]
+            for field in ("titles", "versions", "how", "once", "limits"):
+                first[field] = other[field] | first[field]
+            for rival, lacks in other["unsupported"].items():
+                first["unsupported"][rival] = lacks | first["unsupported"].get(rival, {})
+        return cls(first)
+
+    @property
+    def main_size(self) -> int:
+        """A million keys, or else the largest size."""
+        return 1_000_000 if 1_000_000 in self.sizes else self.sizes[-1]
 
     def title(self, rival: str) -> str:
         """The head of a rival's column."""

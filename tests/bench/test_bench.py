@@ -118,3 +118,19 @@ def test_versions_are_what_the_base_lacks(tmp_path):
     for call in (lambda: store.log(1), lambda: store.branch("b"), lambda: store.diff_keys(None, None)):
         with pytest.raises(Unsupported):
             call()
+
+
+def test_runs_of_one_machine_are_put_together_once(samples, tmp_path):
+    data = json.loads(samples.read_text())
+    for row in data["samples"]:
+        row["keys"] *= 10
+    other = tmp_path / "other.json"
+    other.write_text(json.dumps(data))
+    both = Results.read(samples, other)
+    assert both.sizes == [KEYS, 10 * KEYS]
+    assert both.main_size == 10 * KEYS
+    for keys in both.sizes:
+        assert both.median("plain", keys, "load") == Results.read(samples).median("plain", KEYS, "load")
+    assert both.median("plain", 0, "import") == Results.read(samples).median("plain", 0, "import")
+    with pytest.raises(SystemExit, match="measured twice"):
+        Results.read(samples, samples)
