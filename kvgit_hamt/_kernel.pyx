@@ -57,6 +57,7 @@ cdef enum:
     FEW_ROWS = 24  # sorted by insertion
     MANY_ROWS = 2_048  # dealt out first
     WAY_OVERHEAD_BYTES = 250  # dict entry and objects of a linked node
+    MAX_LETTING_GO = 64  # nodes given up within one another
     MAX_VIEW_BYTES = 65_536  # larger records are copied: their check lets go of the GIL
 
 cdef object _BlobRef = _node.BlobRef

@@ -21,13 +21,15 @@ cdef class DiffWalk:
     cdef bint with_values
 
     def __cinit__(self, Ways ways not None, old, new, bint with_values):
+        cdef Visit here
         self.ways = ways
         self.leaf_max = ways.shape.leaf_max
         self.max_level = ways.shape.max_level
         self.with_values = with_values
         self.stack = []
-        a = ways.fetch(None, old[0], old[1])
-        b = ways.fetch(None, new[0], new[1])
+        here.serial = here.epoch = 0
+        a = ways.fetch(None, &here, old[0], old[1])
+        b = ways.fetch(None, &here, new[0], new[1])
         if type(a) is not WayNode or type(b) is not WayNode:
             raise ValueError("both roots are inner nodes")
         self.push(<WayNode>a, <WayNode>b, 0)
@@ -47,16 +49,17 @@ cdef class DiffWalk:
         """
         cdef list out = []
         cdef object run = None
-        txn = self.ways.enter()
+        cdef Visit here
+        txn = self.ways.enter(&here)
         try:
             while self.stack and run is None and len(out) < limit:
-                run = self.advance(txn, <Pair>self.stack[len(self.stack) - 1], out)
+                run = self.advance(txn, &here, <Pair>self.stack[len(self.stack) - 1], out)
         finally:
             if txn is not None:
                 txn.abort()
         return out, run
 
-    cdef object advance(self, object txn, Pair pair, list out):
+    cdef object advance(self, object txn, Visit* here, Pair pair, list out):
         """Compare the next runs of a pair that differ."""
         cdef Inner* a = &pair.a.inner
         cdef Inner* b = &pair.b.inner
@@ -81,14 +84,14 @@ cdef class DiffWalk:
             pair.j += left
             if is_old_leaf:
                 diff_leaves(
-                    self.ways.leaf_body(txn, pair.a, old), self.ways.leaf_body(txn, pair.b, new),
+                    self.ways.leaf_body(txn, here, pair.a, old), self.ways.leaf_body(txn, here, pair.b, new),
                     self.with_values, out,
                 )
             elif pair.level >= self.max_level:
                 raise CorruptionError(TOO_DEEP)
             else:
                 self.push(
-                    self.ways.inner_child(txn, pair.a, old), self.ways.inner_child(txn, pair.b, new),
+                    self.ways.inner_child(txn, here, pair.a, old), self.ways.inner_child(txn, here, pair.b, new),
                     pair.level + 1,
                 )
             return None
@@ -122,10 +125,12 @@ cdef class LeafWalk:
     cdef int max_level
 
     def __cinit__(self, Ways ways not None, tree):
+        cdef Visit here
         self.ways = ways
         self.leaf_max = ways.shape.leaf_max
         self.max_level = ways.shape.max_level
-        root = ways.fetch(None, tree[0], tree[1])
+        here.serial = here.epoch = 0
+        root = ways.fetch(None, &here, tree[0], tree[1])
         if type(root) is not WayNode:
             raise ValueError("the root is an inner node")
         self.stack = [[root, 0]]
@@ -135,7 +140,8 @@ cdef class LeafWalk:
         cdef list out = [], place
         cdef WayNode node
         cdef int slot, child
-        txn = self.ways.enter()
+        cdef Visit here
+        txn = self.ways.enter(&here)
         try:
             while self.stack and len(out) < limit:
                 place = self.stack[len(self.stack) - 1]
@@ -149,11 +155,11 @@ cdef class LeafWalk:
                 if child == EMPTY_SLOT:
                     continue
                 if holds_leaf(&node.inner, child, len(self.stack) - 1, self.leaf_max, self.max_level):
-                    out.append(self.ways.leaf_body(txn, node, child))
+                    out.append(self.ways.leaf_body(txn, &here, node, child))
                     continue
                 if len(self.stack) > self.max_level:
                     raise CorruptionError(TOO_DEEP)
-                self.stack.append([self.ways.inner_child(txn, node, child), 0])
+                self.stack.append([self.ways.inner_child(txn, &here, node, child), 0])
         finally:
             if txn is not None:
                 txn.abort()

@@ -5,6 +5,7 @@
 # snapshot (transaction id) is open, in the same mapping (epoch). LMDB never writes into a page of its
 # newest snapshot, so a pointer that was taken in an earlier transaction of the same id is good again.
 # Each walk opens a transaction, compares both numbers, and keeps hold of the GIL while it follows one.
+# It keeps its own numbers (Visit): those of Ways may by then be another thread's.
 
 
 cdef class Door:
@@ -33,6 +34,11 @@ cdef struct Kid:
     uint64_t visit  # the last that read it
 
 
+cdef struct Visit:  # of one transaction
+    uint64_t serial  # the stamp of what it may follow
+    uint64_t epoch  # of the mapping in which it was begun
+
+
 cdef class WayNode:
     """A sound inner node and what is known of its children."""
 
@@ -45,8 +51,29 @@ cdef class WayNode:
         cdef int child
         if self.kids != NULL:
             for child in range(self.inner.count):
-                Py_XDECREF(self.kids[child].node)
+                if self.kids[child].node != NULL:
+                    let_go(self.kids[child].node)
             PyMem_Free(self.kids)
+
+
+cdef int letting_go = 0  # how many nodes deep; forged trees may link without end
+cdef list let_go_later = []
+
+
+cdef void let_go(PyObject* node) noexcept:
+    """Give up a node, without a recursion that follows the links as far as they go."""
+    global letting_go
+    if letting_go >= MAX_LETTING_GO:
+        let_go_later.append(<object>node)
+        Py_XDECREF(node)
+        return
+    letting_go += 1
+    Py_XDECREF(node)
+    letting_go -= 1
+    while not letting_go and let_go_later:
+        letting_go += 1
+        let_go_later.pop()
+        letting_go -= 1
 
 
 cdef WayNode make_way_node(bytes body, int bits):
@@ -116,11 +143,12 @@ cdef class Ways:
     def read(self, bytes oid not None, bytes loc not None):
         """The verified body of a node: see ``Store.read``."""
         cdef Py_buffer buffer
+        cdef Visit here
         found = self.nodes.get(loc if PyBytes_GET_SIZE(loc) else oid)
         if found is None:
-            txn = self.enter()
+            txn = self.enter(&here)
             try:
-                found = self.fetch(txn, oid, loc)
+                found = self.fetch(txn, &here, oid, loc)
                 if type(found) is memoryview:
                     PyObject_GetBuffer(found, &buffer, PyBUF_SIMPLE)
                     try:
@@ -132,24 +160,31 @@ cdef class Ways:
                     txn.abort()
         return found if type(found) is bytes else (<WayNode>found).body
 
-    cdef object enter(self):
+    cdef object enter(self, Visit* here):
         """A read transaction whose pointers may be followed; None when there is none to be had."""
         cdef uint64_t snapshot
         self.visit += 1
+        here.serial = here.epoch = 0
         if self.door is None or self.door.begin is None:
             return None
+        here.epoch = self.door.epoch  # before: what is unmapped from here on is noticed
         try:
             txn = self.door.begin(self.door.records, None, False, True)
             snapshot = txn.id()
         except Exception:
             return None  # the ordinary read does it again, and tells what is wrong
-        if snapshot != self.snapshot or self.epoch != self.door.epoch:
+        if snapshot != self.snapshot or self.epoch != here.epoch:
             self.snapshot = snapshot
-            self.epoch = self.door.epoch
+            self.epoch = here.epoch
             self.serial += 1
+        here.serial = self.serial
         return txn
 
-    cdef object fetch(self, object txn, bytes oid, bytes loc):
+    cdef inline bint is_mapped(self, Visit* here) noexcept:
+        """Whether the transaction of a visit still holds the map in place."""
+        return here.serial != 0 and here.epoch == self.door.epoch
+
+    cdef object fetch(self, object txn, Visit* here, bytes oid, bytes loc):
         """A node that no link leads to: a WayNode, or a leaf as bytes or as a view of its record."""
         cdef bytes body
         cdef WayNode made
@@ -159,7 +194,7 @@ cdef class Ways:
             return node
         cached = self.store.cache.young.get(key)
         if cached is None and txn is not None and PyBytes_GET_SIZE(loc) == PLACE_BYTES:
-            view = self.view_of(txn, oid, loc)
+            view = self.view_of(txn, here, oid, loc)
             if view is not None:
                 return view
         body = self.store.read(oid, loc) if cached is None else cached
@@ -172,43 +207,47 @@ cdef class Ways:
         self.nodes[key] = made
         return made
 
-    cdef object view_of(self, object txn, bytes oid, bytes loc):
-        """A leaf's record in the map, verified; None when it is something else, or cannot be had."""
+    cdef object view_of(self, object txn, Visit* here, bytes oid, bytes loc):
+        """A leaf's record in the map, verified; None when it is something else, or cannot be had.
+
+        What makes objects (py-lmdb a view, the check its arguments) may set off a collection, and so
+        anything: the mapping is looked at again after it, and a copy is verified.
+        """
         cdef Py_buffer buffer
         cdef Py_ssize_t size
-        cdef bint is_good
+        cdef bytes record
         try:
             view = txn.get(loc)
         except Exception:
             return None
-        if type(view) is not memoryview:
+        if type(view) is not memoryview or not self.is_mapped(here):
             return None
         PyObject_GetBuffer(view, &buffer, PyBUF_SIMPLE)
         try:
             size = buffer.len
             if size <= 8 or size > MAX_VIEW_BYTES or (<Bytes>buffer.buf)[0] != LEAF:
                 return None
-            is_good = is_sealed_at(oid, <Bytes>buffer.buf, size)
+            record = cut_bytes(<Bytes>buffer.buf, size)
         finally:
             PyBuffer_Release(&buffer)
-        if not is_good:
+        if not is_sealed(oid, record) or not self.is_mapped(here):
             return None
         self.leaves_read += 1
         self.bytes_read += size - 8
         return view
 
     cdef object find(
-        self, object txn, bytes oid, bytes loc, uint64_t hi, uint64_t lo, Bytes key, Py_ssize_t length
+        self, object txn, Visit* here, bytes oid, bytes loc,
+        uint64_t hi, uint64_t lo, Bytes key, Py_ssize_t length,
     ):
-        """The value of a key in a tree, None when it has none. ``txn``: of ``enter``, just now."""
-        cdef uint64_t serial = self.serial
+        """The value of a key in a tree, None when it has none. ``txn`` and ``here``: of ``enter``."""
         cdef int level = 0, child, slot
         cdef WayNode node
         cdef Kid* kid
         cdef Py_buffer buffer
         found = self.nodes.get(loc if PyBytes_GET_SIZE(loc) else oid)
         if found is None:
-            found = self.fetch(txn, oid, loc)
+            found = self.fetch(txn, here, oid, loc)
         kid = NULL
         node = None
         while type(found) is WayNode:
@@ -226,10 +265,10 @@ cdef class Ways:
             if kid.node != NULL:
                 found = <object>kid.node
                 continue
-            if kid.leaf != NULL and node.stamp == serial and txn is not None and self.epoch == self.door.epoch:
+            if kid.leaf != NULL and node.stamp == here.serial and txn is not None and self.is_mapped(here):
                 self.count(kid)
                 return find_in(kid.leaf, kid.size, lo & 255, key, length)
-            found = self.fetch(txn, oid_at(&node.inner, child), loc_at(&node.inner, child))
+            found = self.fetch(txn, here, oid_at(&node.inner, child), loc_at(&node.inner, child))
             if type(found) is WayNode and kid.node == NULL:
                 Py_INCREF(found)
                 kid.node = <PyObject*>found
@@ -237,23 +276,22 @@ cdef class Ways:
             return find_in(data_of(<bytes>found), PyBytes_GET_SIZE(<bytes>found), lo & 255, key, length)
         PyObject_GetBuffer(found, &buffer, PyBUF_SIMPLE)
         try:
-            if kid != NULL and serial == self.serial and self.epoch == self.door.epoch:
+            if kid != NULL and here.serial == self.serial:
                 self.link(node, kid, <Bytes>buffer.buf, buffer.len - 8)
             return find_in(<Bytes>buffer.buf, buffer.len - 8, lo & 255, key, length)
         finally:
             PyBuffer_Release(&buffer)
 
-    cdef object child_of(self, object txn, WayNode node, int child):
-        """A child of a node: a WayNode, or a leaf as bytes. ``txn``: of ``enter``, just now."""
-        cdef uint64_t serial = self.serial
+    cdef object child_of(self, object txn, Visit* here, WayNode node, int child):
+        """A child of a node: a WayNode, or a leaf as bytes. ``txn`` and ``here``: of ``enter``."""
         cdef Kid* kid = &node.kids[child]
         cdef Py_buffer buffer
         if kid.node != NULL:
             return <object>kid.node
-        if kid.leaf != NULL and node.stamp == serial and txn is not None and self.epoch == self.door.epoch:
+        if kid.leaf != NULL and node.stamp == here.serial and txn is not None and self.is_mapped(here):
             self.count(kid)
             return cut_bytes(kid.leaf, kid.size)
-        found = self.fetch(txn, oid_at(&node.inner, child), loc_at(&node.inner, child))
+        found = self.fetch(txn, here, oid_at(&node.inner, child), loc_at(&node.inner, child))
         if type(found) is bytes:
             return found
         if type(found) is WayNode:
@@ -263,22 +301,22 @@ cdef class Ways:
             return found
         PyObject_GetBuffer(found, &buffer, PyBUF_SIMPLE)
         try:
-            if serial == self.serial and self.epoch == self.door.epoch:
+            if here.serial == self.serial:
                 self.link(node, kid, <Bytes>buffer.buf, buffer.len - 8)
             return cut_bytes(<Bytes>buffer.buf, buffer.len - 8)
         finally:
             PyBuffer_Release(&buffer)
 
-    cdef bytes leaf_body(self, object txn, WayNode node, int child):
+    cdef bytes leaf_body(self, object txn, Visit* here, WayNode node, int child):
         """A child that is a leaf, copied: whoever makes objects of it may set off anything."""
-        found = self.child_of(txn, node, child)
+        found = self.child_of(txn, here, node, child)
         if type(found) is not bytes:
             raise CorruptionError(_node.NOT_A_LEAF)
         return <bytes>found
 
-    cdef WayNode inner_child(self, object txn, WayNode node, int child):
+    cdef WayNode inner_child(self, object txn, Visit* here, WayNode node, int child):
         """A child that is an inner node."""
-        found = self.child_of(txn, node, child)
+        found = self.child_of(txn, here, node, child)
         if type(found) is not WayNode:
             raise CorruptionError(BAD_INNER)
         return <WayNode>found
@@ -306,12 +344,13 @@ def get(reader, shape, tree, bytes key not None):
     """See descent.get."""
     cdef uint64_t hi = 0, lo = 0
     cdef Ways ways = ways_of(reader)
+    cdef Visit here
     if ways is None:
         return get_afar(reader, shape, tree, key)
     path_bits(ways.hash_of, key, &hi, &lo)
-    txn = ways.enter()
+    txn = ways.enter(&here)
     try:
-        return ways.find(txn, tree[0], tree[1], hi, lo, data_of(key), PyBytes_GET_SIZE(key))
+        return ways.find(txn, &here, tree[0], tree[1], hi, lo, data_of(key), PyBytes_GET_SIZE(key))
     finally:
         if txn is not None:
             txn.abort()
@@ -323,13 +362,14 @@ def get_many(reader, shape, tree, list keys not None):
     cdef Ways ways = ways_of(reader)
     cdef bytes key, oid = tree[0], loc = tree[1]
     cdef dict found = {}
-    txn = None if ways is None else ways.enter()
+    cdef Visit here
+    txn = None if ways is None else ways.enter(&here)
     if txn is None:  # what is far is better read a level at a time
         return get_many_afar(reader, shape, tree, keys)
     try:
         for key in keys:
             path_bits(ways.hash_of, key, &hi, &lo)
-            value = ways.find(txn, oid, loc, hi, lo, data_of(key), PyBytes_GET_SIZE(key))
+            value = ways.find(txn, &here, oid, loc, hi, lo, data_of(key), PyBytes_GET_SIZE(key))
             if value is not None:
                 found[key] = value
     finally:
@@ -419,7 +459,7 @@ cdef class Lookup:
         """Whether many are best read one by one."""
         return self.ways.has_door
 
-    cdef object value_of(self, object txn, object key):
+    cdef object value_of(self, object txn, Visit* here, object key):
         """The stored value, None when the key is absent."""
         cdef uint64_t hi = 0, lo = 0
         cdef Py_ssize_t length = 0
@@ -437,7 +477,7 @@ cdef class Lookup:
             path_bits(ways.hash_of, encoded, &hi, &lo)
         else:
             digest_bits(cut_bytes(data, length), &hi, &lo)
-        return ways.find(txn, self.oid, self.loc, hi, lo, data, length)
+        return ways.find(txn, here, self.oid, self.loc, hi, lo, data, length)
 
     cdef object decoded(self, object key, object value):
         if type(value) is not bytes:
@@ -451,11 +491,12 @@ cdef class Lookup:
 
     def get(self, key, default=None):
         """The value of a key, ``default`` if it is absent. See ``TreeView.get``."""
+        cdef Visit here
         if self.is_closed or self.ways.is_closed:
             self.refuse(self.is_closed)
-        txn = self.ways.enter()
+        txn = self.ways.enter(&here)
         try:
-            value = self.value_of(txn, key)
+            value = self.value_of(txn, &here, key)
         finally:
             if txn is not None:
                 txn.abort()
@@ -463,15 +504,16 @@ cdef class Lookup:
 
     def get_many(self, keys):
         """The values of those keys that are present. See ``TreeView.get_many``."""
+        cdef Visit here
         if self.is_closed or self.ways.is_closed:
             self.refuse(self.is_closed)
         cdef dict found = {}
         cdef bint is_done = self.decode is None
         wanted = keys if type(keys) is list else list(keys)
-        txn = self.ways.enter()
+        txn = self.ways.enter(&here)
         try:
             for key in wanted:
-                value = self.value_of(txn, key)
+                value = self.value_of(txn, &here, key)
                 if value is not None:
                     found[key] = value
                     is_done = is_done and type(value) is bytes

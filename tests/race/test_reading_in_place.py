@@ -13,8 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from kvgit_hamt import ClosedError, CorruptionError, InvalidKeyError, KeyTypeError, Repo, kernel
+from kvgit_hamt import ClosedError, CorruptionError, InvalidKeyError, KeyTypeError, Repo, Shape, kernel
 from kvgit_hamt.backend.lmdb import LmdbBackend
+from kvgit_hamt.hamt import Tree
+from kvgit_hamt.node import INNER, Children, inner_encode
+from kvgit_hamt.store import NodeCache
 
 needs_ways = pytest.mark.skipif(kernel.NAME != "compiled", reason="only the compiled kernel reads in place")
 COUNT = 3_000
@@ -250,3 +253,99 @@ def test_damage_is_found_by_the_next_reader(repo):
         now.get("k000001")
     with pytest.raises(CorruptionError):
         now.get_many(["k000001"])
+
+
+def _grow_in_the_middle(path):
+    """While one lookup waits for an inner node, another thread grows the map and looks something up."""
+    backend = LmdbBackend(path, map_bytes=1 << 24)
+    with filled(backend) as repo:  # type: ignore[arg-type]
+        old = repo.snapshot()
+        work = repo.worktree()
+        work["new"] = b"1"
+        work.commit()
+        new = repo.snapshot()
+        store = repo.store
+        store.forget()
+        keys = [key_of(number) for number in range(COUNT)]
+        expected = old.get_many(keys)
+        assert len(expected) == COUNT  # and all of it is linked: only the way from the new root is not
+        store.cache.clear()
+        read, is_grown = store.read, []
+
+        def read_slowly(oid: bytes, loc: bytes) -> bytes:
+            body = read(oid, loc)
+            if body[0] == INNER and not is_grown:
+                is_grown.append(True)
+                with backend._shared.lock:
+                    backend._shared.grow()
+                old.get(key_of(7))
+            return body
+
+        store.read = read_slowly  # type: ignore[method-assign]
+        for key in keys:
+            assert new.get(key) == expected[key]
+        assert is_grown
+
+
+def _unmap_at_each_collection(path):
+    """A finaliser may do anything: here, whatever Python collects, the map goes away."""
+    backend = LmdbBackend(path)
+    with filled(backend) as repo:  # type: ignore[arg-type]
+        now = repo.snapshot()
+        unmapped = []
+
+        def unmap(phase: str, info: object) -> None:
+            if not backend._shared.lock._is_owned():  # type: ignore[attr-defined]  # not while it is mapped
+                unmapped.append(phase)
+                with backend._shared.lock:
+                    backend._shared.close()
+
+        gc.callbacks.append(unmap)
+        for number in range(1_000):
+            gc.set_threshold(1 + number % 9)
+            assert now.get(key_of(number)) == value_of(number, 0)
+        gc.callbacks.remove(unmap)
+        gc.set_threshold(700)
+        assert unmapped
+
+
+@needs_ways
+@pytest.mark.parametrize("program", [_grow_in_the_middle, _unmap_at_each_collection])
+def test_what_is_unmapped_in_the_middle_of_a_lookup_is_not_followed(tmp_path, program):
+    """In a process of its own: the mistake would be a segmentation fault."""
+    process = multiprocessing.get_context("spawn").Process(target=program, args=(tmp_path / "store",))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+
+
+def _give_up_a_long_chain(count):
+    """Nodes of which each is the child of the one before, linked piece by piece from the end."""
+    shape = Shape()
+
+    class Chain:
+        cache = NodeCache(0)
+
+        def __init__(self) -> None:
+            self.shape = shape
+            self.ways = kernel.Ways(self, None, 1 << 32)
+
+        def read(self, oid: bytes, loc: bytes) -> bytes:
+            number = int.from_bytes(oid, "big") + 1
+            oids, locs = [number.to_bytes(32, "big")], [number.to_bytes(8, "little")]
+            return inner_encode(Children(bytes(shape.slots), oids, locs, [1 << 20], [1 << 30], [0]))
+
+    chain = Chain()
+    for number in range(count, 0, -100):
+        with pytest.raises(CorruptionError):
+            kernel.get(chain, shape, Tree(number.to_bytes(32, "big"), number.to_bytes(8, "little")), b"key")
+    chain.ways.clear()
+
+
+@needs_ways
+def test_forged_nodes_in_a_long_chain_are_given_up_one_by_one():
+    """Not by a recursion, which would end in a segmentation fault."""
+    process = multiprocessing.get_context("spawn").Process(target=_give_up_a_long_chain, args=(250_000,))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
