@@ -122,7 +122,7 @@ class _Repair:
         finally:
             for first in self._reserved:
                 self.backend.release(first)
-            self.store.cache.clear()
+            self.store.forget()  # a record that names other places now
         healed = tuple(fault for fault in self.faults if fault.number in self.healed)
         left = tuple(
             (fault, self.reasons.get(fault.number, "nothing to fetch would put it right"))

@@ -120,6 +120,7 @@ class Store:
     def forget(self) -> None:
         """Drop everything cached."""
         self.cache.clear()
+        self.commits.clear()
         if self.ways is not None:
             self.ways.clear()
 

@@ -7,6 +7,7 @@ import shutil
 import pytest
 
 from kvgit_hamt import Repo, node
+from kvgit_hamt.backend.base import NewRecord
 from kvgit_hamt.backend.kv import KvBackend
 from kvgit_hamt.backend.lmdb import LmdbBackend
 from kvgit_hamt.backend.memory import MemoryBackend
@@ -359,3 +360,30 @@ def test_what_cannot_be_repaired_or_read_is_refused(pair, tmp_path):
     fixed = Repo(Fixed(), shape=SMALL)
     with pytest.raises(InvalidInputError, match="cannot be repaired"):
         fixed.repair(copy)
+
+
+def test_who_repairs_reads_what_was_repaired(pair):
+    """A record that names other places under its own one is not remembered as it was."""
+    path, copy, expected = pair
+    with Repo(path, shape=SMALL) as repo:
+        oid, loc = repo.read_head("main").tree
+        body = repo.store.read(oid, loc)
+        links = node.inner_children(body)
+        payload = body[: node.payload_length(body)]
+        locs = [links.locs[1], *links.locs[1:]]
+        wrong = NewRecord(oid, payload + b"".join(locs), len(locs), None)
+        repo.store.backend.mend(lambda mender: mender.put_record(loc, wrong))
+        repo.store.forget()
+        now = repo.snapshot()
+        assert {key: now.get(key) for key in KEYS if _is_readable(now, key)} != expected["main"]
+        assert repo.repair(copy)
+        assert contents(repo) == expected
+        assert {key: now.get(key) for key in expected["main"]} == expected["main"]
+
+
+def _is_readable(view, key):
+    try:
+        view.get(key)
+    except CorruptionError:
+        return False
+    return True
