@@ -12,6 +12,7 @@ from kvgit_hamt.cli.app import SHORT, App, command, example
 from kvgit_hamt.cli.compare import print_changes
 from kvgit_hamt.cli.drawing import Graph
 from kvgit_hamt.cli.exits import USAGE, Failure
+from kvgit_hamt.cli.picture import GraphPicture
 from kvgit_hamt.cli.values import dump_json, quote, safe, to_json
 from kvgit_hamt.refs import HEADS, TAGS, describe
 from kvgit_hamt.results import Commit
@@ -60,14 +61,21 @@ def record_of(commit: Commit, names: Sequence[str]) -> dict[str, Any]:
 
 def one_line(app: App, commit: Commit, names: Sequence[str]) -> str:
     """A commit on a line: short id, names, title."""
-    shown = f" ({', '.join(names)})" if names else ""
-    return app.out.paint(commit.id[:SHORT], "yellow") + app.out.paint(shown, "cyan") + " " + title_of(commit)
+    return (
+        app.out.paint(commit.id[:SHORT], "yellow")
+        + app.out.paint(_names(names), "cyan")
+        + " "
+        + title_of(commit)
+    )
+
+
+def _names(names: Sequence[str]) -> str:
+    return f" ({', '.join(names)})" if names else ""
 
 
 def many_lines(app: App, commit: Commit, names: Sequence[str]) -> list[str]:
     """A commit in full, as git prints it."""
-    shown = f" ({', '.join(names)})" if names else ""
-    lines = [app.out.paint(f"commit {commit.id}", "yellow") + app.out.paint(shown, "cyan")]
+    lines = [app.out.paint(f"commit {commit.id}", "yellow") + app.out.paint(_names(names), "cyan")]
     if len(commit.parents) > 1:
         lines.append("Merge:  " + " ".join(parent[:SHORT] for parent in commit.parents))
     info = dict(commit.info or {})
@@ -90,6 +98,12 @@ def _field(value: Any) -> str:
 @click.argument("revisions", metavar="[REV]...", nargs=-1, shell_complete=complete.revisions)
 @click.option("--oneline", "is_short", is_flag=True, help="A line for each commit.")
 @click.option("--graph", "has_graph", is_flag=True, help="Draw how commits follow one another.")
+@click.option(
+    "--svg",
+    type=click.File("w", encoding="utf-8", lazy=True),
+    metavar="FILE",
+    help="Also the graph as a picture, as SVG.",
+)
 @click.option("-n", "--max-count", "limit", type=click.IntRange(0), metavar="N", help="At most N commits.")
 @click.option(
     "--key", metavar="KEY", help="Only commits that changed this key.", shell_complete=complete.keys
@@ -101,14 +115,14 @@ def _field(value: Any) -> str:
 @click.option("--all", "is_all", is_flag=True, help="From all branches and tags.")
 @example(
     "kvh log --oneline --graph --all", "kvh log --key user/1", "kvh log --prefix user/ --since '2 weeks ago'",
-    "kvh log dev -n 3 --json",
+    "kvh log dev -n 3 --json", "kvh log --all --oneline --svg history.svg",
 )  # fmt: skip
 def log(app: App, revisions: tuple[str, ...], **how: Any) -> None:
     """Print commits, newest first.
 
     Those of the branch, or of the REVs. Order is by generation, then time: children always come before
     their parents. Commits are printed as they are read; those without a time do not pass --since and
-    --until.
+    --until. A picture is held in memory until its end.
     """
     names = names_by_commit(app)
     if how["has_graph"] and app.is_json:
@@ -116,21 +130,29 @@ def log(app: App, revisions: tuple[str, ...], **how: Any) -> None:
             USAGE, "--graph draws for people, --json is for programs", "the records name the parents"
         )
     graph = Graph() if how["has_graph"] else None
+    picture = GraphPicture() if how["svg"] is not None else None
     left = how["limit"]
     for commit, is_shown in _found(app, _starts(app, revisions, how["is_all"]), how):
         if left == 0:
-            return
+            break
+        parents = _parents(commit, how)
         if not is_shown:
-            if graph is not None:
-                graph.skip(commit.id, _parents(commit, how))
+            for drawing in (graph, picture):
+                if drawing is not None:
+                    drawing.skip(commit.id, parents)
             continue
         left = None if left is None else left - 1
         here = names.get(commit.id, [])
+        if picture is not None:
+            picture.node(commit.id, parents, f"{commit.id[:SHORT]}{_names(here)} {title_of(commit)}")
         if app.is_json:
             app.out.record(record_of(commit, here))
             continue
         lines = [one_line(app, commit, here)] if how["is_short"] else many_lines(app, commit, here)
-        _print(app, graph, commit, lines, _parents(commit, how))
+        _print(app, graph, commit, lines, parents)
+    if picture is not None:
+        for text in picture.lines():
+            how["svg"].write(text)
 
 
 def _starts(app: App, revisions: tuple[str, ...], is_all: bool) -> list[str]:
@@ -148,7 +170,7 @@ def _found(app: App, starts: list[str], how: dict[str, Any]) -> Iterator[tuple[C
     times = [None if how[name] is None else app.seconds_or_time(how[name]) for name in ("since", "until")]
     choice = {"first_parent": how["first_parent"], "key": how["key"], "prefix": how["prefix"]}
     repo = app.repo()
-    if not how["has_graph"]:
+    if not how["has_graph"] and how["svg"] is None:
         for commit in repo.log(starts, **choice):
             if _is_within(commit, times):
                 yield commit, True

@@ -9,6 +9,7 @@ import click
 
 from kvgit_hamt.cli.app import App, command, example
 from kvgit_hamt.cli.data import at_option
+from kvgit_hamt.cli.picture import head, words
 from kvgit_hamt.cli.values import bytes_text
 from kvgit_hamt.hamt import Tree
 from kvgit_hamt.treeshape import BINS, IS_INNER, IS_LEAF, NOTHING, Level, TreeShape, measure
@@ -20,12 +21,6 @@ SVG_COLUMNS: Final = 900
 ROW_PX: Final = 26
 TOP_PX: Final = 40
 COLORS: Final = {IS_LEAF: "#6aa84f", IS_INNER: "#3d6fb5"}
-SVG_HEAD: Final = """\
-<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif">
-<title>{title}</title>
-<rect width="{width}" height="{height}" fill="#ffffff"/>
-<text x="10" y="24" font-size="12" fill="#222222">{title}</text>
-"""
 
 
 @command("stats", branch=True, json=True)
@@ -131,7 +126,7 @@ def svg_lines(shape: TreeShape) -> Iterator[str]:
         f"{shape.key_count:,} keys in {shape.leaf_count:,} leaves (green) below {shape.inner_count:,} "
         f"inner nodes (blue)"
     )
-    yield SVG_HEAD.format(width=shape.width + 20, height=height, title=title)
+    yield head(shape.width + 20, height, title) + words(10, 24, title)
     for number, level in enumerate(shape.levels):
         top = TOP_PX + ROW_PX * number
         for start, stop, kind in _runs(level):
@@ -140,8 +135,8 @@ def svg_lines(shape: TreeShape) -> Iterator[str]:
                 f'<rect x="{10 + start}" y="{top}" width="{stop - start}" height="{ROW_PX - 2}" '
                 f'fill="{COLORS[kind]}"{line}/>\n'
             )
-    words = "each row a level, the root on top; a node is as wide as its share of the keys"
-    yield f'<text x="10" y="{height - 10}" font-size="12" fill="#222222">{words}</text>\n</svg>\n'
+    legend = "each row a level, the root on top; a node is as wide as its share of the keys"
+    yield words(10, height - 10, legend) + "</svg>\n"
 
 
 def _runs(level: Level) -> Iterator[tuple[int, int, int]]:
