@@ -343,7 +343,7 @@ def touched(shape, bytes body not None, run, tuple span not None, int level):
         columns = Columns(run._replace(hi=array("Q", run.hi), lo=array("Q", run.lo), ends=array("Q", run.ends)))
     columns.check(i, j)
     open_inner(body, &inner)
-    if inner.bits != shape.bits or level < 0:
+    if inner.bits != shape.bits or not 0 <= level <= PATH_BITS * 8:
         raise CorruptionError(BAD_INNER)
     out = []
     while i < j:

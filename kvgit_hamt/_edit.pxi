@@ -23,7 +23,8 @@ cdef class Edited:
     cdef int open(self, bytes body, int level) except -1:
         cdef int child, which
         open_inner(body, &self.inner)
-        if self.inner.bits != self.shape.bits or self.inner.count > 64:
+        # a level as deep as this has no slot, and its bits no number
+        if self.inner.bits != self.shape.bits or self.inner.count > 64 or not 0 <= level <= PATH_BITS * 8:
             raise CorruptionError(BAD_INNER)
         self.body = body
         self.level = level
@@ -171,8 +172,8 @@ cdef class Edited:
             link = (segment[5], segment[6]) if segment[5] else self.writer.put_leaf(segment[7])
             self.held.append(link)
             child = number
-            oid = link[0]
-            loc = link[1]
+            oid = some_bytes(link[0])
+            loc = some_bytes(link[1])
             if PyBytes_GET_SIZE(oid) != 32 or PyBytes_GET_SIZE(loc) != (0 if self.inner.locs == NULL else PLACE_BYTES):
                 raise CorruptionError(BAD_INNER)
             self.kept[child].oid = data_of(oid)
@@ -247,6 +248,8 @@ def change_inner(editor, child not None, bytes body not None, int level, run, tu
     cdef Edited edited
     cdef Columns columns = columns_of(run)
     cdef Py_ssize_t i = span[0], j = span[1]
+    if not -1 <= level < PATH_BITS * 8:
+        raise CorruptionError(BAD_INNER)
     if columns is None:
         run = run._replace(hi=array("Q", run.hi), lo=array("Q", run.lo), ends=array("Q", run.ends))
         columns = Columns(run)
@@ -263,6 +266,8 @@ def change_inner(editor, child not None, bytes body not None, int level, run, tu
 def merge_aligned(merger, list inner not None, list bodies not None, int level, mark):
     """See descent.merge_aligned."""
     cdef Edited ours = edited_of(merger, None)
+    if len(inner) != 3 or len(bodies) != 3:
+        raise ValueError("three nodes are merged")
     cdef Inner base, theirs
     cdef int child, slot, width
     cdef bint is_theirs = True, is_base
@@ -311,7 +316,8 @@ cdef list merge_below(Edited above, old, here, there, int level):
     """Merge three children, no two of which are equal, of nodes at ``level``."""
     sides = (old, here, there)
     for side in sides:
-        if above.is_leaf(side[2], side[3], side[1]):
+        # an inner node has one slot: wider ones would lead on, past the deepest level, without an end
+        if side[1] != 1 or above.is_leaf(side[2], side[3], side[1]):
             return above.editor.run([[old], [here], [there]], level, here[0], here[1])
     mark = above.writer.mark()
     bodies = [above.writer.read(side[5], side[6]) for side in sides]

@@ -83,6 +83,13 @@ cdef inline uint8_t* room_of(bytes body) noexcept:
     return <uint8_t*>PyBytes_AS_STRING(body)
 
 
+cdef inline bytes some_bytes(object what):
+    """The same object, which is bytes: ``cdef bytes`` lets None pass, whose length nobody may ask."""
+    if type(what) is not bytes:
+        raise TypeError(f"bytes are needed, not {type(what).__name__}")
+    return <bytes>what
+
+
 cdef inline bytes cut_bytes(Bytes start, Py_ssize_t length):
     return PyBytes_FromStringAndSize(<const char*>start, length)
 

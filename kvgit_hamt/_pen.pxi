@@ -36,8 +36,8 @@ cdef class Pen:
     def read(self, bytes oid not None, bytes loc not None):
         """See pen.Pen.read."""
         new = self.new.get(loc if PyBytes_GET_SIZE(loc) else oid)
-        if new is not None and (<tuple>new)[0] == oid:
-            return (<tuple>new)[1]
+        if new is not None and new[0] == oid:
+            return new[1]
         if (
             self.floor is not None and PyBytes_GET_SIZE(loc) == PLACE_BYTES
             and load_le(data_of(loc), PLACE_BYTES) >= <uint64_t>self.floor
@@ -84,7 +84,7 @@ cdef class Pen:
         del self.records[left:]
         self.next -= count
         for number, record in enumerate(dropped):
-            self.size -= PyBytes_GET_SIZE(<bytes>record[1])
+            self.size -= PyBytes_GET_SIZE(some_bytes(record[1]))
             del self.new[place_bytes(self.next + number)]
         return dropped
 
@@ -101,8 +101,8 @@ def seal_all(records, uint64_t first):
     cdef Py_ssize_t size
     cdef list out = []
     for record in records:
-        oid = record[0]
-        body = record[1]
+        oid = some_bytes(record[0])
+        body = some_bytes(record[1])
         size = PyBytes_GET_SIZE(body)
         if PyBytes_GET_SIZE(oid) < 8:
             raise ValueError("an oid has 32 bytes")
@@ -122,7 +122,7 @@ def tally(records):
     cdef Py_ssize_t nodes = 0, leaves = 0, blobs = 0, size = 0, length
     cdef bytes body
     for record in records:
-        body = record[1]
+        body = some_bytes(record[1])
         length = PyBytes_GET_SIZE(body)
         size += length + 8
         if length and data_of(body)[0] == LEAF:
