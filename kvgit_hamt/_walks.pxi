@@ -8,6 +8,17 @@ cdef class Pair:
     cdef int i, j, level
 
 
+cdef int whole_width(Inner* inner, int start) except -1:
+    """Width of the run that starts at a slot; a child that has more slots, elsewhere, is malformed."""
+    cdef int width = run_width(inner, start), slot
+    if start + width > inner.slot_count:
+        raise CorruptionError(BAD_INNER)
+    for slot in range(start, start + width):
+        if inner.slots[slot] != inner.slots[start]:
+            raise CorruptionError(BAD_INNER)
+    return width
+
+
 cdef class DiffWalk:
     """The differences of two trees whose roots are inner nodes, a batch at a time.
 
@@ -28,8 +39,8 @@ cdef class DiffWalk:
         self.with_values = with_values
         self.stack = []
         here.serial = here.epoch = 0
-        a = ways.fetch(None, &here, old[0], old[1])
-        b = ways.fetch(None, &here, new[0], new[1])
+        a = ways.fetch(None, &here, some_bytes(old[0]), some_bytes(old[1]))
+        b = ways.fetch(None, &here, some_bytes(new[0]), some_bytes(new[1]))
         if type(a) is not WayNode or type(b) is not WayNode:
             raise ValueError("both roots are inner nodes")
         self.push(<WayNode>a, <WayNode>b, 0)
@@ -66,8 +77,8 @@ cdef class DiffWalk:
         cdef int left, right, end, old, new
         cdef bint is_old_leaf, is_new_leaf
         while pair.i < a.slot_count and pair.j < b.slot_count:
-            left = run_width(a, pair.i)
-            right = run_width(b, pair.j)
+            left = whole_width(a, pair.i)
+            right = whole_width(b, pair.j)
             old = a.slots[pair.i]
             new = b.slots[pair.j]
             if pair.i != pair.j or left != right or (old == EMPTY_SLOT) != (new == EMPTY_SLOT):
@@ -95,6 +106,8 @@ cdef class DiffWalk:
                     pair.level + 1,
                 )
             return None
+        if pair.i != a.slot_count or pair.j != b.slot_count:
+            raise CorruptionError(BAD_INNER)
         self.stack.pop()
         return None
 
@@ -102,15 +115,15 @@ cdef class DiffWalk:
         """The run of both sides that begins here, as segments. See ``uneven_runs``."""
         cdef Inner* a = &pair.a.inner
         cdef Inner* b = &pair.b.inner
-        cdef int width, end = max(pair.i + run_width(a, pair.i), pair.j + run_width(b, pair.j))
+        cdef int width, end = max(pair.i + whole_width(a, pair.i), pair.j + whole_width(b, pair.j))
         before = []
         while pair.i < a.slot_count and pair.i < end:
-            width = run_width(a, pair.i)
+            width = whole_width(a, pair.i)
             before.append(segment_at(a, pair.i, width))
             pair.i += width
         after = []
         while pair.j < b.slot_count and pair.j < end:
-            width = run_width(b, pair.j)
+            width = whole_width(b, pair.j)
             after.append(segment_at(b, pair.j, width))
             pair.j += width
         return before, after, pair.level
@@ -130,7 +143,7 @@ cdef class LeafWalk:
         self.leaf_max = ways.shape.leaf_max
         self.max_level = ways.shape.max_level
         here.serial = here.epoch = 0
-        root = ways.fetch(None, &here, tree[0], tree[1])
+        root = ways.fetch(None, &here, some_bytes(tree[0]), some_bytes(tree[1]))
         if type(root) is not WayNode:
             raise ValueError("the root is an inner node")
         self.stack = [[root, 0]]
@@ -150,7 +163,7 @@ cdef class LeafWalk:
                 if slot >= node.inner.slot_count:
                     self.stack.pop()
                     continue
-                place[1] = slot + run_width(&node.inner, slot)
+                place[1] = slot + whole_width(&node.inner, slot)
                 child = node.inner.slots[slot]
                 if child == EMPTY_SLOT:
                     continue

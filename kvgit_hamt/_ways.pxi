@@ -90,6 +90,17 @@ cdef WayNode make_way_node(bytes body, int bits):
     return node
 
 
+cdef void cut_links(WayNode node) noexcept:
+    """Forget the nodes below one."""
+    cdef int child
+    cdef PyObject* below
+    for child in range(node.inner.count):
+        below = node.kids[child].node
+        if below != NULL:
+            node.kids[child].node = NULL
+            let_go(below)
+
+
 cdef class Ways:
     """The linked nodes of one store.
 
@@ -126,8 +137,16 @@ cdef class Ways:
 
     def clear(self):
         """Forget every node."""
-        self.nodes = {}
+        cdef dict fresh = {}
+        cdef dict nodes = self.nodes
+        self.nodes = fresh
         self.size = 0
+        # with its links cut a ring of nodes is freed, too, and who still holds one does not hold all below
+        for node in nodes.values():
+            cut_links(<WayNode>node)
+
+    def __del__(self):
+        self.clear()
 
     @property
     def has_door(self):
@@ -188,6 +207,7 @@ cdef class Ways:
         """A node that no link leads to: a WayNode, or a leaf as bytes or as a view of its record."""
         cdef bytes body
         cdef WayNode made
+        cdef Py_ssize_t size
         key = loc if PyBytes_GET_SIZE(loc) else oid
         node = self.nodes.get(key)
         if node is not None:
@@ -197,13 +217,17 @@ cdef class Ways:
             view = self.view_of(txn, here, oid, loc)
             if view is not None:
                 return view
-        body = self.store.read(oid, loc) if cached is None else cached
+        body = some_bytes(self.store.read(oid, loc) if cached is None else cached)
         if not PyBytes_GET_SIZE(body) or data_of(body)[0] != INNER:
             return body
+        node = self.nodes.get(key)
+        if node is not None:  # of another thread, while this one read; what is linked is in ``nodes``
+            return node
         made = make_way_node(body, self.bits)
-        self.size += PyBytes_GET_SIZE(body) + WAY_OVERHEAD_BYTES + made.inner.count * sizeof(Kid)
-        if self.size > self.most:
+        size = PyBytes_GET_SIZE(body) + WAY_OVERHEAD_BYTES + made.inner.count * sizeof(Kid)
+        if self.size + size > self.most:
             self.clear()
+        self.size += size
         self.nodes[key] = made
         return made
 
@@ -343,14 +367,17 @@ cdef class Ways:
 def get(reader, shape, tree, bytes key not None):
     """See descent.get."""
     cdef uint64_t hi = 0, lo = 0
+    cdef bytes oid, loc
     cdef Ways ways = ways_of(reader)
     cdef Visit here
     if ways is None:
         return get_afar(reader, shape, tree, key)
     path_bits(ways.hash_of, key, &hi, &lo)
+    oid = some_bytes(tree[0])
+    loc = some_bytes(tree[1])
     txn = ways.enter(&here)
     try:
-        return ways.find(txn, &here, tree[0], tree[1], hi, lo, data_of(key), PyBytes_GET_SIZE(key))
+        return ways.find(txn, &here, oid, loc, hi, lo, data_of(key), PyBytes_GET_SIZE(key))
     finally:
         if txn is not None:
             txn.abort()
@@ -360,14 +387,15 @@ def get_many(reader, shape, tree, list keys not None):
     """See descent.get_many."""
     cdef uint64_t hi = 0, lo = 0
     cdef Ways ways = ways_of(reader)
-    cdef bytes key, oid = tree[0], loc = tree[1]
+    cdef bytes key, oid = some_bytes(tree[0]), loc = some_bytes(tree[1])
     cdef dict found = {}
     cdef Visit here
     txn = None if ways is None else ways.enter(&here)
     if txn is None:  # what is far is better read a level at a time
         return get_many_afar(reader, shape, tree, keys)
     try:
-        for key in keys:
+        for each in keys:
+            key = some_bytes(each)
             path_bits(ways.hash_of, key, &hi, &lo)
             value = ways.find(txn, &here, oid, loc, hi, lo, data_of(key), PyBytes_GET_SIZE(key))
             if value is not None:
@@ -381,13 +409,13 @@ cdef object get_afar(reader, shape, tree, bytes key):
     """``get`` where nothing is linked."""
     cdef uint64_t hi = 0, lo = 0
     cdef int level = 0
-    cdef bytes body = reader.read(tree[0], tree[1])
+    cdef bytes body = some_bytes(reader.read(tree[0], tree[1]))
     path_bits(shape.hash, key, &hi, &lo)
     while PyBytes_GET_SIZE(body) and data_of(body)[0] == INNER:
         link = inner_step(body, slot_at(shape, key, hi, lo, level))
         if link is None:
             return None
-        body = reader.read(link[0], link[1])
+        body = some_bytes(reader.read(link[0], link[1]))
         level += 1
     return find_in(data_of(body), PyBytes_GET_SIZE(body), lo & 255, data_of(key), PyBytes_GET_SIZE(key))
 
@@ -399,13 +427,15 @@ cdef dict get_many_afar(reader, shape, tree, list keys):
     cdef bytes key, body
     cdef dict found = {}
     cdef list wanted = []
-    for key in dict.fromkeys(keys):
+    for each in dict.fromkeys(keys):
+        key = some_bytes(each)
         path_bits(shape.hash, key, &hi, &lo)
         wanted.append((key, hi, lo))
     groups = {(tree[0], tree[1]): wanted} if wanted else {}
     while groups:
         below = {}
-        for body, group in zip(reader.read_many(list(groups)), groups.values(), strict=True):
+        for each, group in zip(reader.read_many(list(groups)), groups.values(), strict=True):
+            body = some_bytes(each)
             is_inner = PyBytes_GET_SIZE(body) and data_of(body)[0] == INNER
             for entry in group:
                 key, hi, lo = entry
@@ -446,8 +476,8 @@ cdef class Lookup:
 
     def __cinit__(self, Ways ways not None, tree, codec, encode, refuse):
         self.ways = ways
-        self.oid = tree[0]
-        self.loc = tree[1]
+        self.oid = some_bytes(tree[0])
+        self.loc = some_bytes(tree[1])
         self.codec = codec
         self.decode = None if codec is None else codec.decode
         self.encode = encode
@@ -471,7 +501,7 @@ cdef class Lookup:
         else:
             length = MAX_KEY_BYTES + 1
         if length > MAX_KEY_BYTES or ways.hash_of is not _path_of or memchr(data, c"/", length) != NULL:
-            encoded = self.encode(key)
+            encoded = some_bytes(self.encode(key))
             data = data_of(encoded)
             length = PyBytes_GET_SIZE(encoded)
             path_bits(ways.hash_of, encoded, &hi, &lo)
