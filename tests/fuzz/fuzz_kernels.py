@@ -8,44 +8,21 @@ to build and run under it. The seed of a failing round is printed; ``--seed N --
 from __future__ import annotations
 
 import argparse
-import collections
 import random
 import sys
 import time
-from typing import Any
 
 from kvgit_hamt import node, run
 from kvgit_hamt.descent import Tree
 from kvgit_hamt.path import Shape
-from tests.support.kernels import BOTH, PLAIN, REFUSALS, Maker, NodeWriter, Refused, comparable, outcome
+from tests.fuzz.fuzz_edits import batch_round, edit_round
+from tests.fuzz.fuzz_stores import store_round
+from tests.support.kernels import BOTH, PLAIN, Maker, NodeWriter, comparable, counts, harmless, same
 
 LEAF_READERS = (
     "leaf_keys", "leaf_items", "leaf_inline_items", "leaf_stats", "leaf_payload_length",
 )  # fmt: skip
 INNER_READERS = ("inner_stats", "inner_children", "segments_of")
-counts: collections.Counter[str] = collections.Counter()
-
-
-def same(name: str, *arguments: Any) -> Any:
-    """Call a function of both kernels; the results must be equal."""
-    expected = outcome(PLAIN[name], *arguments)
-    found = outcome(BOTH["compiled"][name], *arguments)
-    counts[name] += 1
-    counts["refused"] += isinstance(expected, Refused)
-    if found != expected:
-        raise AssertionError(
-            f"{name}{arguments!r:.4000}:\nplain {expected!r:.4000}\ncompiled {found!r:.4000}"
-        )
-    return expected
-
-
-def harmless(name: str, *arguments: Any) -> None:
-    """Call a function of the compiled kernel on what the plain one leaves undefined."""
-    counts[name] += 1
-    try:
-        BOTH["compiled"][name](*arguments)
-    except REFUSALS:
-        counts["refused"] += 1
 
 
 def leaf_round(maker: Maker, shape: Shape) -> None:
@@ -169,8 +146,13 @@ def fuzz_once(seed: int) -> None:
     key_round(maker)
     leaf_round(maker, shape)
     inner_round(maker)
+    batch_round(maker, shape)
     if seed % 4 == 0:
         run_round(maker, shape)
+    elif seed % 4 == 1:
+        edit_round(maker, shape)
+    else:
+        store_round(maker, shape)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -15,8 +15,8 @@ from kvgit_hamt.descent import Tree
 from kvgit_hamt.errors import CorruptionError
 from kvgit_hamt.hamt import Editor
 from kvgit_hamt.run import make_run
-from tests.fuzz.fuzz_kernels import fuzz_once, same
-from tests.support.kernels import BOTH, compiled
+from tests.fuzz.fuzz_kernels import fuzz_once
+from tests.support.kernels import BOTH, compiled, same
 from tests.support.nodes import inners, leaves, mutated
 from tests.support.strategies import changes, entries
 from tests.support.trees import SHAPES, contents, empty_tree, memory_store

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import random
 from array import array
 from collections.abc import Callable
@@ -74,6 +75,40 @@ def comparable(value: Any) -> Any:
     if isinstance(value, tuple):
         return (type(value).__name__, *map(comparable, value))
     return value
+
+
+counts: collections.Counter[str] = collections.Counter()
+"""Calls by function, and those that were refused."""
+
+
+def same(name: str, *arguments: Any) -> Any:
+    """Call a function of both kernels; the results must be equal."""
+    expected = outcome(PLAIN[name], *arguments)
+    agree(name, expected, outcome(BOTH["compiled"][name], *arguments), arguments)
+    return expected
+
+
+def agree(name: str, expected: Any, found: Any, about: Any) -> None:
+    """Two outcomes must be equal; counted as a call."""
+    counts[name] += 1
+    counts["refused"] += isinstance(expected, Refused)
+    if found != expected:
+        raise AssertionError(f"{name}{about!r:.4000}:\nplain {expected!r:.4000}\ncompiled {found!r:.4000}")
+
+
+def harmless(name: str, *arguments: Any) -> None:
+    """Call a function of the compiled kernel on what the plain one leaves undefined."""
+    quietly(name, BOTH["compiled"][name], *arguments)
+
+
+def quietly(name: str, function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call what may return or refuse, and nothing else; None if it refused."""
+    counts[name] += 1
+    try:
+        return function(*arguments)
+    except REFUSALS:
+        counts["refused"] += 1
+        return None
 
 
 class NodeWriter:
