@@ -2,19 +2,24 @@
 
 A worked key
 ------------
-``b"Lu/0041"`` lies in the directory ``Lu/``. Its path is 12 bits of xxh3_64("Lu/"), say
-``101101 000111``, then the top 116 bits of xxh3_128 of the whole key, say ``010010 110001 ..``.
-With 6 bits a level the root looks at slot 45 (101101), its child at slot 7 (000111): everything in
-``Lu/`` lies below that one slot. From there the key's own bits spread it: slot 18, slot 49, ..
+``b"Lu/0041"`` lies in the directory ``Lu/``. Its path is 16 bits of xxh3_64("Lu/"),
+``0110 1110 1001 0011``, then the top 112 bits of xxh3_128 of the whole key, ``1000 0011 0010 ..``.
+With 4 bits a level the root looks at slot 6 (0110), its child at slot 14 (1110), and so on:
+everything in ``Lu/`` lies below one slot at level 3. From there the key's own bits spread it: slot
+8, slot 3, ..
 
 ::
 
-    root   [ .. 45 .. ]                      level 0
-               |
-           [ 7 ......... ]                   level 1: the directory "Lu/"
-             |
-           [ 0-15 | 16-31 | 32-47 | 48..]    level 2: runs of slots
-             leaf   leaf    leaf    inner
+    root   [ .. 6 .. ]                       level 0
+                |
+           [ .. 14 .. ]                      level 1
+                |
+              [ 9 ]                          level 2
+                |
+              [ 3 ]                          level 3: the directory "Lu/"
+                |
+           [ 0-3 | 4-7 | 8 .. | 9 .. ]       level 4: runs of slots
+             leaf  leaf  inner  inner
 
 When nodes split and re-join
 ----------------------------
