@@ -358,11 +358,18 @@ def _payload_of(commit: CommitObject) -> bytes:
 
 @contextmanager
 def _output(target: Target) -> Iterator[BinaryIO]:
-    """A file to write to; a path gets its new content whole and synced, or keeps the old one."""
+    """A file to write to; a path gets its new content whole and synced, or keeps the old one.
+
+    A link is followed; what is there and no regular file, as a device or a pipe, is written, not replaced.
+    """
     if hasattr(target, "write"):
         yield target
         return
-    path = os.path.abspath(os.fspath(target))
+    path = os.path.realpath(os.fspath(target))
+    if os.path.exists(path) and not os.path.isfile(path):
+        with open(path, "wb") as there:
+            yield there
+        return
     part = f"{path}.{os.urandom(6).hex()}.part"
     try:
         with open(part, "xb") as file:

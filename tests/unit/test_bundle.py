@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
 import random
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +121,22 @@ def test_a_bundle_of_all_brings_everything_to_another_store(here, there, tmp_pat
         assert content(other) == content(repo)
     ours.close()
     theirs.close()
+
+
+def test_what_is_no_regular_file_is_written_not_replaced(source, tmp_path):
+    source.bundle(tmp_path / "b")
+    expected = (tmp_path / "b").read_bytes()
+    (tmp_path / "link").symlink_to("b")
+    (tmp_path / "b").write_bytes(b"old")
+    source.bundle(tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "b").read_bytes() == expected
+    os.mkfifo(tmp_path / "pipe")
+    with ThreadPoolExecutor(1) as reader:
+        read = reader.submit((tmp_path / "pipe").read_bytes)
+        source.bundle(tmp_path / "pipe")
+        assert read.result(20) == expected
+    assert (tmp_path / "pipe").is_fifo()
 
 
 def test_a_store_of_the_user_s_own_gives_and_takes_bundles(source, tmp_path):
