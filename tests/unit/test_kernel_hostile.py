@@ -13,9 +13,11 @@ import pytest
 from kvgit_hamt import node, wire
 from kvgit_hamt.descent import Tree
 from kvgit_hamt.errors import CorruptionError
+from kvgit_hamt.hamt import Editor
 from kvgit_hamt.merge import _Merger
 from kvgit_hamt.node import Segment
 from kvgit_hamt.path import Shape
+from kvgit_hamt.run import make_run
 from kvgit_hamt.store import Store
 from tests.support.hostile_map import HostileMap, Transaction
 from tests.support.kernels import NodeWriter, compiled
@@ -203,3 +205,33 @@ def test_none_is_no_key_no_link_and_no_body():
     over.door.begin = None
     with pytest.raises(TypeError):
         store.ways.read(*tree)
+
+
+def test_control_a_pointer_is_followed_while_the_snapshot_seems_the_same(monkeypatch):
+    """A door that hides a commit makes lookups stale; one that tells does not."""
+    root = inner([0, 1, 255, 255], [1, 2], count=1)
+    store, over = store_of({0: root, 1: leaf(b"d", b""), 2: leaf(b"a", b"old")})
+    tree = Tree(oid(0), place(0))
+    held = over.pages
+    with monkeypatch.context() as patch:
+        patch.setattr(Transaction, "id", lambda self: 1)
+        assert compiled.get(store, SHAPE, tree, b"a") == b"old"
+        over.snapshots[2] = over.records = {**over.records, place(2): wire.seal(oid(2), leaf(b"a", b"new"))}
+        over.number, over.pages = 2, {}
+        assert compiled.get(store, SHAPE, tree, b"a") == b"old"
+    assert held
+    assert store.ways.take_counts()[0] == 2
+    assert compiled.get(store, SHAPE, tree, b"a") == b"new"
+
+
+@pytest.mark.parametrize("level", [-1, -7, 2**20, 2**31 - 1])
+def test_levels_that_no_node_has_are_refused(level):
+    body = inner([0, 1, 255, 255], [1, 2])
+    changes = make_run(SHAPE, [(b"a", b"value")])
+    with pytest.raises(CorruptionError):
+        compiled.touched(SHAPE, body, changes, (0, 1), level)
+    writer: Any = NodeWriter(is_placed=True)
+    child = Segment(0, 4, 2_000, 2_000, 0, oid(1), place(1), b"")
+    with pytest.raises(CorruptionError):
+        above = level - 1 if level < 0 else level
+        compiled.change_inner(Editor(writer, SHAPE), child, body, above, changes, (0, 1))
