@@ -18,7 +18,7 @@ from kvgit_hamt.cli import complete
 from kvgit_hamt.cli.exits import NOT_FOUND, USAGE, Failure
 from kvgit_hamt.cli.output import Output, Report
 from kvgit_hamt.codec import Codec, Undecoded, undecoded
-from kvgit_hamt.errors import CommitNotFoundError, InvalidInputError
+from kvgit_hamt.errors import BranchNotFoundError, CommitNotFoundError, InvalidInputError
 from kvgit_hamt.objects import CommitObject, decode_config
 from kvgit_hamt.oid import MIN_ABBREVIATION
 from kvgit_hamt.refs import CONFIG
@@ -31,6 +31,7 @@ STORE_VARIABLE: Final = "KVGIT_HAMT_STORE"
 BRANCH_VARIABLE: Final = "KVGIT_HAMT_BRANCH"
 MARKER: Final = "FORMAT"  # the file that tells a store, see docs/format.md
 PLAIN: Final = re.compile(r"[^~^{}]*")  # a revision without steps
+STEPPED: Final = re.compile(r"([^~^{}]*)[~^]")  # one that goes back from a name
 SHORT: Final = 8  # characters of a commit id that people are shown
 
 COMMANDS: Final[dict[str, click.Command]] = {}
@@ -108,7 +109,15 @@ class App:
 
     def worktree(self, create: bool = False) -> Worktree:
         """A worktree of the command's branch."""
-        return self.repo(write=True).worktree(self.branch, create=create)
+        repo = self.repo(write=True)
+        try:
+            return repo.worktree(self.branch, create=create)
+        except BranchNotFoundError as error:
+            raise self._no_branch() from error
+
+    def _no_branch(self) -> Failure:
+        hint = f"`{self.prog} branch` lists the branches, `{self.prog} branch NAME [AT]` makes one"
+        return Failure(NOT_FOUND, f"there is no branch {self.branch!r}", hint)
 
     def check_writable(self, value: Any = None) -> None:
         """Failure if a value cannot be written because the store's codec is not in use."""
@@ -128,6 +137,11 @@ class App:
         try:
             return revision.resolve(self.repo().refs, text, self.branch)
         except (CommitNotFoundError, InvalidInputError) as error:
+            stepped = STEPPED.match(text)
+            if stepped is not None:
+                self.commit(stepped[1] or revision.CURRENT)  # tells if it is this that there is not
+            if text in (revision.CURRENT, revision.GIT_CURRENT):
+                raise self._no_branch() from error
             is_short = type(error) is InvalidInputError and len(text) < MIN_ABBREVIATION
             if not is_short and not (isinstance(error, CommitNotFoundError) and PLAIN.fullmatch(text)):
                 raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Any
 
@@ -9,10 +10,12 @@ import click
 
 from kvgit_hamt import bundle as bundles
 from kvgit_hamt.bundle import BundleInfo
+from kvgit_hamt.bundle_format import MAGIC
 from kvgit_hamt.cli import complete
 from kvgit_hamt.cli.app import COMMANDS, SHORT, App, command, example
-from kvgit_hamt.cli.exits import USAGE, Failure
+from kvgit_hamt.cli.exits import CORRUPTION, FORMAT, USAGE, Failure
 from kvgit_hamt.cli.values import bytes_text, quote
+from kvgit_hamt.errors import CorruptionError
 
 STREAM = "-"
 
@@ -30,6 +33,15 @@ def _summary(info: BundleInfo) -> str:
         f"{info.commit_count:,} commit(s), {info.object_count:,} object(s), {bytes_text(info.byte_count)}, "
         f"codec {info.codec}"
     )
+
+
+def check_bundle(path: str) -> None:
+    """Failure if a file does not begin as bundles do."""
+    if os.path.isfile(path):
+        with open(path, "rb") as file:
+            if file.read(len(MAGIC)) != MAGIC:
+                why = f"{quote(path)} is no bundle, or its first bytes are damaged"
+                raise Failure(FORMAT, why, "`{prog} bundle create` makes one")
 
 
 @command("bundle create", json=True)
@@ -51,6 +63,8 @@ def create(app: App, file: str, names: tuple[str, ...], since: tuple[str, ...], 
     target = sys.stdout.buffer if file == STREAM else file
     if app.is_json and file == STREAM:
         raise Failure(USAGE, "the bundle itself goes to stdout", "leave --json out, or name a file")
+    if file == STREAM and app.out.is_terminal:
+        raise Failure(USAGE, "a bundle is not for a terminal", "name a file, or send it through a pipe")
     with app.progress("bundle") as report:
         info = app.repo().bundle(target, *names, since=since, history=not no_history, progress=report)
     if app.is_json:
@@ -60,15 +74,21 @@ def create(app: App, file: str, names: tuple[str, ...], since: tuple[str, ...], 
 
 
 @command("bundle verify", store=False, json=True)
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, allow_dash=True))
+@click.argument("file", type=click.Path(dir_okay=False, allow_dash=True))
 @example("kvh bundle verify backup.kvb")
 def verify(app: App, file: str) -> None:
     """Verify a bundle and print what is in it.
 
     Every object is read and its SHA-256 compared; no store is needed. Exit code 5: it is damaged.
     """
+    check_bundle(file)
     with app.progress("verify") as report:
-        info = bundles.verify(sys.stdin.buffer if file == STREAM else file, report)
+        try:
+            info = bundles.verify(sys.stdin.buffer if file == STREAM else file, report)
+        except CorruptionError as error:
+            raise Failure(
+                CORRUPTION, str(error), "get it once more from where it came, or make it anew"
+            ) from error
     if app.is_json:
         app.out.record(_record(info))
         return
@@ -82,7 +102,7 @@ def verify(app: App, file: str) -> None:
 
 
 @command("bundle load", json=True)
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, allow_dash=True))
+@click.argument("file", type=click.Path(dir_okay=False, allow_dash=True))
 @click.argument("names", metavar="[NAME[=AS]]...", nargs=-1)
 @click.option("--force", is_flag=True, help="Also move branches that have commits which the bundle has not.")
 @example(
@@ -100,6 +120,7 @@ def load(app: App, file: str, names: tuple[str, ...], force: bool) -> None:
     if names:
         pairs = [name.partition("=") for name in names]
         wanted = {name: given if sign else name for name, sign, given in pairs}
+    check_bundle(file)
     source = sys.stdin.buffer if file == STREAM else file
     with app.progress("load") as report:
         result = app.repo(write=True).load_bundle(source, wanted, force=force, progress=report)

@@ -112,12 +112,12 @@ def del_(app: App, keys: tuple[str, ...], prefix: str | None, force: bool) -> No
 
 
 @command("apply", branch=True, json=True, values=True, commit=True)
-@click.argument("file", type=click.File("rb"))
+@click.argument("file", type=click.Path(allow_dash=True))
 @click.option("-n", "--dry-run", is_flag=True, help="Change nothing, print what would change.")
 @example(
     "kvh apply changes.jsonl -m 'Prices of May'", "kvh diff --json --values main dev | kvh apply - -b test"
 )
-def apply(app: App, file: IO[bytes], dry_run: bool) -> None:
+def apply(app: App, file: str, dry_run: bool) -> None:
     """Make the changes of a file of JSON lines, as one commit.
 
     A line is {"key": .., "value": ..} to set a key, {"key": .., "delete": true} to delete one, or a line of
@@ -126,16 +126,11 @@ def apply(app: App, file: IO[bytes], dry_run: bool) -> None:
     fits there is `import`.
     """
     work = app.worktree()
-    name = getattr(file, "name", "<stdin>")
-    for number, (key, is_set, value) in _changes(file, name):
-        if not is_set:
-            work.delete_many([key])
-            continue
-        app.check_writable(value)
-        try:
-            work[key] = value
-        except ValueError as error:
-            raise SourceError(name, f"line {number}", str(error)) from error
+    if file == "-":
+        _take(app, work, sys.stdin.buffer, "<stdin>")
+    else:
+        with open(file, "rb") as lines:
+            _take(app, work, lines, file)
     counts = _counts(work)
     what = ", ".join(f"{count:,} {kind}" for kind, count in counts.items() if count) or "no change"
     if dry_run:
@@ -144,6 +139,19 @@ def apply(app: App, file: IO[bytes], dry_run: bool) -> None:
         return
     result = work.commit(**app.meta()) if any(counts.values()) else work.commit()
     app.made(result, what, **counts)
+
+
+def _take(app: App, work: Worktree, lines: IO[bytes], name: str) -> None:
+    """Make the changes pending."""
+    for number, (key, is_set, value) in _changes(lines, name):
+        if not is_set:
+            work.delete_many([key])
+            continue
+        app.check_writable(value)
+        try:
+            work[key] = value
+        except ValueError as error:
+            raise SourceError(name, f"line {number}", str(error)) from error
 
 
 def _changes(file: IO[bytes], name: str) -> Iterator[tuple[int, tuple[str, bool, Any]]]:

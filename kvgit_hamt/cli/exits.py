@@ -21,10 +21,10 @@ MEANINGS: Final = {
     OK: "done",
     DIFFERENT: "`diff --exit-code` found differences; a check of `demo` failed",
     USAGE: "the command cannot be right: an unknown option, a bad name, a value that cannot be stored",
-    NOT_FOUND: "no such store, branch, tag, commit or key",
+    NOT_FOUND: "no such store, branch, tag, commit, key or file",
     CONFLICT: "a conflict: contested keys, a branch that moved, a name that is taken. Nothing was changed",
     CORRUPTION: "stored bytes are damaged or missing",
-    FORMAT: "a store or file of another format than expected, a malformed line of input",
+    FORMAT: "a store or file of another format than expected, a malformed line, what a format cannot hold",
     ENVIRONMENT: "the environment: disk, rights, locks, a part that is not installed",
     INTERRUPTED: "interrupted (Ctrl-C)",
     READER_GONE: "whoever read the output went away, as `head` does",
@@ -52,6 +52,9 @@ class Explained(NamedTuple):
     hint: str
 
 
+PATH_HINT: Final = "see whether the path is right"
+PLACE_HINT: Final = "see whether there is room, and who may read and write there"
+
 # Most specific first.
 _RULES: Final[tuple[tuple[type[BaseException], int, str], ...]] = (
     (errors.BranchNotFoundError, NOT_FOUND, "`{prog} branch` lists the branches"),
@@ -78,9 +81,18 @@ _RULES: Final[tuple[tuple[type[BaseException], int, str], ...]] = (
     (errors.InvalidInputError, USAGE, ""),
     (errors.StateError, CONFLICT, "run the command again"),
     (errors.KvgitHamtError, ENVIRONMENT, ""),
-    (FileNotFoundError, NOT_FOUND, ""),
-    (OSError, ENVIRONMENT, ""),
+    (FileNotFoundError, NOT_FOUND, PATH_HINT),
+    (OSError, ENVIRONMENT, PLACE_HINT),
 )  # fmt: skip
+
+
+def of_source(error: errors.SourceError) -> tuple[int, str]:
+    """The exit code and hint for a file: what is in it is wrong, or it cannot be read or written at all."""
+    if isinstance(error.__cause__, FileNotFoundError):
+        return NOT_FOUND, PATH_HINT
+    if isinstance(error.__cause__, OSError) or "cannot be written: " in str(error):
+        return ENVIRONMENT, PLACE_HINT
+    return FORMAT, ""
 
 
 def explain(error: BaseException, prog: str) -> Explained | None:
@@ -90,6 +102,8 @@ def explain(error: BaseException, prog: str) -> Explained | None:
     for kind, code, hint in _RULES:
         if isinstance(error, kind):
             message = str(error) or type(error).__name__
+            if isinstance(error, errors.SourceError):
+                code, hint = of_source(error)
             if isinstance(error, OSError) and error.strerror:
                 message = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
             return Explained(code, message, hint.replace("{prog}", prog))

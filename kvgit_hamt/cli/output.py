@@ -128,7 +128,7 @@ class Output:
         Gives a function to be called with (phase, done, of how many; 0: not known).
         """
         if self.is_quiet or not sys.stderr.isatty():
-            yield _no_report
+            yield no_report
             return
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -162,7 +162,7 @@ class Output:
                 self._has_bar = False
 
 
-def _no_report(phase: str, done: int, total: int) -> None:
+def no_report(phase: str, done: int, total: int) -> None:
     """Progress that nobody sees."""
 
 

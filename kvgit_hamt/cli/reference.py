@@ -21,6 +21,7 @@ COMMIT: Final = "id, parents, generation, time, info, codec, tree, names"
 MADE: Final = "branch, commit, strategy"
 CHANGE: Final = "key, kind, [old], [new]"
 CONFLICT: Final = "conflict, [base], [ours], [theirs], [error]"
+STAT: Final = "added, removed, modified, directories"
 BUNDLE: Final = "refs, commits, prerequisites, commit_count, object_count, byte_count, codec"
 FAULT: Final = (
     "fault, kind, message, oid, place, ref, commit, slots, path, key_count, keys, refs, heads, "
@@ -37,11 +38,11 @@ RECORDS: Final[dict[str, tuple[str, ...]]] = {
         "branch, commit, rows, added, earlier_rows, commits",
         "commits, earlier, branches, tags, skipped",
     ),
-    "export": ("path, format, rows, commit",),
+    "export": ("path, format, rows, commit", "path, commits, same, refs"),
     "log": (COMMIT,),
-    "show": (COMMIT, CHANGE),
+    "show": (COMMIT, CHANGE, "key", STAT, "key, value"),
     "reflog": ("branch, number, old, new, time, why",),
-    "diff": (CHANGE, "key", "added, removed, modified, directories"),
+    "diff": (CHANGE, "key", STAT),
     "branch": ("name, commit, time, message",),
     "tag": ("name, commit, info",),
     "reset": ("branch, old, new",),
@@ -129,7 +130,8 @@ program can decode.
 in brackets are there where they apply; later versions may add fields, and do not change or drop any. An
 absent value has no field, a stored null is `null`. Times are ISO 8601 in UTC.
 
-**Errors** are two lines on stderr, what is wrong and what to do next, and an exit code:
+**Errors** are a line on stderr that says what is wrong, mostly a second one that says what to do next, and
+an exit code:
 
 """
 

@@ -6,7 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -16,10 +16,10 @@ from kvgit_hamt import interchange
 from kvgit_hamt.cli import complete
 from kvgit_hamt.cli.app import SHORT, App, command, example
 from kvgit_hamt.cli.data import at_option
-from kvgit_hamt.cli.exits import CONFLICT, FORMAT, NOT_FOUND, USAGE, Failure
-from kvgit_hamt.cli.output import Report
+from kvgit_hamt.cli.exits import CONFLICT, NOT_FOUND, PATH_HINT, USAGE, Failure, of_source
+from kvgit_hamt.cli.output import Report, no_report
 from kvgit_hamt.cli.values import quote
-from kvgit_hamt.errors import BranchExistsError, SourceError
+from kvgit_hamt.errors import BranchExistsError, EncodeError, SourceError
 from kvgit_hamt.interchange import Progress, Source, Step
 from kvgit_hamt.revision import CURRENT
 
@@ -109,9 +109,9 @@ def _in_options() -> Iterator[None]:
     try:
         yield
     except (SourceError, BranchExistsError) as error:
-        code = FORMAT if isinstance(error, SourceError) else CONFLICT
+        code, hint = of_source(error) if isinstance(error, SourceError) else (CONFLICT, "")
         told = _ARGUMENT.sub(r"--\1 \2", str(error)).replace("force=True", "--force")
-        raise Failure(code, told.replace("restart to", "--restart to")) from error
+        raise Failure(code, told.replace("restart to", "--restart to"), hint) from error
 
 
 def _shared(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -193,7 +193,7 @@ def import_(app: App, path: str, form: str | None, **given: Any) -> None:
     one commit here, paths as keys; run it again for what is new in git.
     """
     if path != STREAM and not os.path.exists(path):
-        raise Failure(NOT_FOUND, f"there is no {quote(path)}")
+        raise Failure(NOT_FOUND, f"there is no {quote(path)}", PATH_HINT)
     kind = _guess(path, form)
     _check_options(kind, given, IMPORT_OPTIONS)
     with _in_options():
@@ -239,21 +239,27 @@ def _import_rows(app: App, source: Source, given: Mapping[str, Any]) -> None:
     if source.format != "jsonl":  # whose {"$stored": ..} need no codec
         app.check_writable()
     meta = app.meta()
+    work = app.worktree()
     with app.progress("import") as report:
-        result = interchange.load(
-            app.worktree(), source, prefix=given["prefix"], every=given["every"], restart=given["restart"],
-            progress=_steps(report), **meta,
-        )  # fmt: skip
+        try:
+            result = interchange.load(
+                work, source, prefix=given["prefix"], every=given["every"], restart=given["restart"],
+                progress=_steps(report), **meta,
+            )  # fmt: skip
+        except SourceError as error:
+            if isinstance(error.__cause__, EncodeError):
+                app.check_writable()
+            raise
     if app.is_json:
         app.out.record({
             "branch": app.branch, "commit": result.commit, "rows": result.rows, "added": result.added,
             "earlier_rows": result.earlier_rows, "commits": result.commits,
         })  # fmt: skip
         return
-    earlier = f", after {result.earlier_rows:,} of earlier runs" if result.earlier_rows else ""
+    earlier = f" after {result.earlier_rows:,} of earlier runs" if result.earlier_rows else ""
     commits = f" in {result.commits:,} commits" if result.commits != 1 else ""
     app.out.note(
-        f"{app.branch} {result.commit[:SHORT]}: imported {result.rows:,} row(s){earlier}{commits}, "
+        f"{app.branch} {result.commit[:SHORT]}: imported {result.rows:,} row(s){commits}{earlier}, "
         f"{result.added:,} new key(s)"
     )
 
@@ -300,10 +306,11 @@ def _import_git(app: App, path: str, given: Mapping[str, Any]) -> None:
     "kvh export backup.git --format git",
 )
 def export(app: App, path: str, form: str | None, at: str, **given: Any) -> None:
-    """Write keys and values to a file, a database, a directory or a git repository.
+    """Write keys and values to a file, a directory or a git repository.
 
-    Without PATH, or with -, JSON lines go to stdout. A file is replaced whole or not at all; directories,
-    tables and git repositories must be new. What a format cannot hold is an error, with the key.
+    Or to a database of SQLite or LMDB. Without PATH, or with -, JSON lines go to stdout. A file is replaced
+    whole or not at all; directories, tables and git repositories must be new. What a format cannot hold is
+    an error, with the key.
 
     jsonl and msgpack hold every value. csv and sqlite: a column for each field of values that are flat maps.
     lmdb, files: bytes, or anything with --values json or msgpack. git: branches and tags with their history.
@@ -314,7 +321,10 @@ def export(app: App, path: str, form: str | None, at: str, **given: Any) -> None
         with _in_options():
             _export_git(app, path, given, at)
         return
-    with _in_options(), app.progress("export") as report:
+    if path == STREAM and app.out.is_terminal and kind == "msgpack":
+        raise Failure(USAGE, "msgpack is not for a terminal", "name a file, or send it through a pipe")
+    shown = nullcontext(no_report) if path == STREAM and app.out.is_terminal else app.progress("export")
+    with _in_options(), shown as report:
         count = _write(app, kind, path, at, {**given, "progress": _steps(report)})
     if path == STREAM:
         return

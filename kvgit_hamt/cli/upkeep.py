@@ -11,6 +11,7 @@ import click
 from kvgit_hamt.bundle import BundlePayloads
 from kvgit_hamt.check_faults import KINDS, CheckResult, Fault
 from kvgit_hamt.cli.app import App, command, example
+from kvgit_hamt.cli.bundles import check_bundle
 from kvgit_hamt.cli.exits import CORRUPTION, USAGE, Failure
 from kvgit_hamt.cli.values import bytes_text, quote, safe
 from kvgit_hamt.refs import HEADS, TAGS
@@ -89,7 +90,7 @@ def du(app: App, is_exact: bool) -> None:
 @command("check", json=True)
 @click.option("--quick", is_flag=True, help="Only that everything is there, passes its checksum and adds up.")
 @click.option(
-    "--repair-from", "source", metavar="PATH", type=click.Path(exists=True),
+    "--repair-from", "source", metavar="PATH", type=click.Path(),
     help="Put right what is wrong, with objects from a copy of the store, or a bundle.",
 )  # fmt: skip
 @example("kvh check", "kvh check --json --quiet | jq -r .message", "kvh check --repair-from /backup/data")
@@ -119,6 +120,7 @@ def _repair(app: App, source: str, is_quick: bool) -> int | None:
     """Heal from a copy; print what was healed and what was not."""
     if is_quick:
         raise Failure(USAGE, "--repair-from is a deep check", "leave --quick out")
+    check_bundle(source)
     repo = app.repo(write=True)
     with app.progress("repair") as report:
         if os.path.isdir(source):

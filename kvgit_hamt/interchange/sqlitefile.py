@@ -196,12 +196,13 @@ def write_sqlite(  # noqa: PLR0913 (options that users give by name)
             try:
                 count = _Table(db, target, (table, key), values).fill(rows)
             except BaseException:
-                db.execute("ROLLBACK")
+                if db.in_transaction:  # a full disk has ended it
+                    db.execute("ROLLBACK")
                 raise
             db.execute("COMMIT")
     except sqlite3.Error as error:
         _drop(path, is_new)
-        raise SourceError(target, "", f"SQLite: {error}") from error
+        raise _failed(target, "", error) from error
     except BaseException:
         _drop(path, is_new)
         raise
@@ -210,7 +211,13 @@ def write_sqlite(  # noqa: PLR0913 (options that users give by name)
 
 def _drop(path: str | os.PathLike[str], is_new: bool) -> None:
     if is_new:
-        Path(path).unlink(missing_ok=True)
+        for name in (os.fspath(path), f"{os.fspath(path)}-journal"):
+            Path(name).unlink(missing_ok=True)
+
+
+def _failed(target: str, at: str, error: Exception) -> SourceError:
+    is_disk = isinstance(error, sqlite3.OperationalError) and "disk" in str(error)
+    return SourceError(target, at, f"{'cannot be written: ' if is_disk else ''}SQLite: {error}")
 
 
 class _Table:
@@ -244,7 +251,7 @@ class _Table:
                         [key, *fields.values()],
                     )
                 except (sqlite3.Error, OverflowError) as error:
-                    raise SourceError(self.target, f"key {key!r}", f"SQLite: {error}") from error
+                    raise _failed(self.target, f"key {key!r}", error) from error
             count += len(batch)
         return count
 

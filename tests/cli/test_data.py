@@ -356,4 +356,4 @@ def test_a_malformed_line_is_named_and_nothing_is_changed(filled, line, words):
 
 
 def test_apply_of_a_file_that_is_not_there(filled):
-    assert "No such file" in filled("apply", "/nowhere/x", code=2).err
+    assert "No such file" in filled("apply", "/nowhere/x", code=3).err

@@ -134,7 +134,7 @@ def test_damage_that_cannot_be_healed(filled, tmp_path, kvh):
     damage(filled.directory)
     done = filled("check", "--repair-from", str(tmp_path / "empty"), "--json", code=5)
     assert [record.get("healed") for record in done.records] == [False, None]
-    assert "does not exist" in filled("check", "--repair-from", "/nowhere/x", code=2).err
+    assert "No such file" in filled("check", "--repair-from", "/nowhere/x", code=3).err
 
 
 # stats
@@ -226,7 +226,12 @@ def test_bundles_that_are_damaged_or_not_there(filled, tmp_path):
     path.write_bytes(data)
     assert filled("bundle", "verify", str(path), code=5).err.startswith("error: ")
     assert filled("bundle", "load", str(path), code=5).err.startswith("error: ")
-    filled("bundle", "verify", str(tmp_path / "none"), code=2)
+    filled("bundle", "verify", str(tmp_path / "none"), code=3)
+    assert "once more" in filled("bundle", "verify", str(path), code=5).err
+    (tmp_path / "text").write_text("no bundle")
+    for arguments in (("bundle", "verify"), ("bundle", "load"), ("check", "--repair-from")):
+        assert "is no bundle" in filled(*arguments, str(tmp_path / "text"), code=6).err
+        assert "No such file" in filled(*arguments, str(tmp_path / "none"), code=3).err
     filled("bundle", "create", str(path), "nothing", code=3)
     filled("bundle", "nonsense", code=2)
     assert "Usage" in filled("bundle", code=2).err
