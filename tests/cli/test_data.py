@@ -260,7 +260,7 @@ def test_hostile_keys_and_values_are_shown_escaped(kvh):
         ["ls", "--long"],
         ["diff", "main~1", "--values"],
         ["show", "--values"],
-        ["sample"],
+        ["sample", "100"],
     ):
         text = kvh(*arguments).text
         assert all(char.isprintable() or char == "\n" for char in text), arguments
