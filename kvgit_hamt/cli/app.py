@@ -176,7 +176,7 @@ class App:
         when = self.given.time
         if when is None:
             return {"info": info or None}
-        time = None if when == "none" else revision.parse_time(when, self.repo().refs.clock())
+        time = None if when == "none" else revision.parse_time(when, self.repo(write=True).refs.clock())
         return {"info": info or None, "time": time}
 
     def made(self, result: MergeResult, what: str, **record: Any) -> None:

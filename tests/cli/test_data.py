@@ -357,3 +357,26 @@ def test_a_malformed_line_is_named_and_nothing_is_changed(filled, line, words):
 
 def test_apply_of_a_file_that_is_not_there(filled):
     assert "No such file" in filled("apply", "/nowhere/x", code=3).err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["set", "a", "b"],
+        ["del", "motd"],
+        ["apply", "-"],
+        ["import", "-", "--format", "jsonl"],
+        ["import", "-", "--format", "jsonl", "--every", "1"],
+        ["merge", "dev"],
+        ["cherry-pick", "dev"],
+        ["revert", "main"],
+    ],
+)
+def test_every_command_that_commits_takes_a_time(filled, arguments):
+    """A time may be a word that needs the store's clock, before anything else has opened the store."""
+    for when in ("2026-03-04", "none", "yesterday"):
+        filled(*arguments, "--time", when, input='{"key": "x", "value": 1}\n')
+        made = filled("log", "-n", "1", "--json").record["time"]
+        assert (made is None) == (when == "none")
+        assert when != "2026-03-04" or made.startswith("2026-03-04")
+        filled("reset", "main@{1}")
