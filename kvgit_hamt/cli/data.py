@@ -8,12 +8,15 @@ from typing import Any, TypeVar
 
 import click
 
+from kvgit_hamt.backend.lmdb import LmdbBackend
 from kvgit_hamt.cli import complete
 from kvgit_hamt.cli.app import MARKER, App, command, example
-from kvgit_hamt.cli.exits import NOT_FOUND
+from kvgit_hamt.cli.exits import NOT_FOUND, USAGE, Failure
 from kvgit_hamt.cli.values import PREVIEW, dump_json, kind_of, quote, safe, show, to_json
 from kvgit_hamt.codec import Undecoded
 from kvgit_hamt.errors import BackendError
+from kvgit_hamt.objects import decode_config
+from kvgit_hamt.refs import CONFIG
 from kvgit_hamt.repo import BUILT_IN, Repo
 from kvgit_hamt.revision import CURRENT
 from kvgit_hamt.snapshot import Snapshot
@@ -32,18 +35,25 @@ def at_option(function: F) -> F:
 @command("init")
 @click.argument("directory", metavar="[DIR]", required=False, type=click.Path())
 @click.option(
-    "--codec", type=click.Choice(BUILT_IN), default="msgpack", show_default=True,
-    help="What values are: plain data, any Python object, or bytes.",
+    "--codec", type=click.Choice(BUILT_IN),
+    help="What values are: plain data, any Python object, or bytes [msgpack].",
 )  # fmt: skip
 @example("kvh init data", "kvh init --codec bytes blobs")
-def init(app: App, directory: str | None, codec: str) -> None:
+def init(app: App, directory: str | None, codec: str | None) -> None:
     """Make a store in a directory.
 
     The directory is made, or is empty; without DIR it is the one named by --store or KVGIT_HAMT_STORE, or the
     one you are in. A store that is there already stays as it is.
     """
     where = directory or app.given.store or "."
-    is_there = os.path.exists(os.path.join(where, MARKER))
+    found = _codec_of(where)
+    if found is not None:
+        if codec not in (None, found):
+            why = f"{quote(where)} is a store of codec {found!r}, not {codec!r}"
+            raise Failure(USAGE, why, "a store keeps its codec; name another directory")
+        app.out.note(f"there was a store in {quote(where)} (codec {found})")
+        return
+    codec = codec or "msgpack"
     try:
         with Repo(where, codec=codec):
             pass
@@ -51,7 +61,19 @@ def init(app: App, directory: str | None, codec: str) -> None:
         if where == "." and not directory:
             app.out.note("hint: name a directory to be made: init DIR")
         raise
-    app.out.note(f"{'there was' if is_there else 'made'} a store in {quote(where)} (codec {codec})")
+    app.out.note(f"made a store in {quote(where)} (codec {codec})")
+
+
+def _codec_of(where: str) -> str | None:
+    """The codec of a store that is there; None if there is none, or one whose making broke off."""
+    if not all(os.path.exists(os.path.join(where, name)) for name in (MARKER, "data.mdb")):
+        return None
+    backend = LmdbBackend(where, create=False, readonly=True)
+    try:
+        data = backend.get_ref(CONFIG)
+    finally:
+        backend.close()
+    return None if data is None else decode_config(data).codec
 
 
 @command("get", branch=True, json=True, values=True)

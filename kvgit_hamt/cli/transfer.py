@@ -100,6 +100,7 @@ def _steps(report: Report) -> Progress:
     return see
 
 
+_WORD = re.compile(r'"(text|json|msgpack)"')
 _ARGUMENT = re.compile(r'\b(key|db|values|links|into)="?(\.\.|\w+)"?')
 
 
@@ -111,6 +112,10 @@ def _in_options() -> Iterator[None]:
     except (SourceError, BranchExistsError) as error:
         code, hint = of_source(error) if isinstance(error, SourceError) else (CONFLICT, "")
         told = _ARGUMENT.sub(r"--\1 \2", str(error)).replace("force=True", "--force")
+        told = _WORD.sub(r"\1", told)
+        if "of type Undecoded" in told:
+            told = told.replace("of type Undecoded", "that was not decoded")
+            hint = "JSON lines hold stored bytes; --unpickle reads pickles, which runs code in them"
         raise Failure(code, told.replace("restart to", "--restart to"), hint) from error
 
 

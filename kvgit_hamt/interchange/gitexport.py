@@ -258,7 +258,10 @@ class _Export:
 
     def _file(self, to: IO[bytes], key: bytes, stored: Value, check: Callable[[], None]) -> None:
         text = key.decode()
-        path = path_of(text)
+        try:
+            path = path_of(text)
+        except ValueError as error:
+            raise ValueError(f"key {text!r}: {error}") from error
         if b".git" in path.lower().split(b"/"):
             raise ValueError(f"{text!r}: git has no files below .git")
         check()

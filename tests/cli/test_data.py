@@ -30,7 +30,12 @@ def test_init_takes_the_directory_one_is_in_or_the_store_option(tmp_path, kvh, m
 
 
 def test_init_refuses_another_codec_and_a_directory_of_something_else(tmp_path, kvh, monkeypatch):
-    assert "made with codec" in kvh("init", str(kvh.directory), "--codec", "bytes", code=2).err
+    assert (
+        "a store of codec 'msgpack', not 'bytes'"
+        in kvh("init", str(kvh.directory), "--codec", "bytes", code=2).err
+    )
+    kvh("init", str(tmp_path / "bytes"), "--codec", "bytes")
+    assert "there was a store" in kvh("init", str(tmp_path / "bytes")).err
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "file").write_text("x")
     assert "not empty" in kvh("init", str(tmp_path / "other"), code=7).err

@@ -127,3 +127,20 @@ def test_values_for_a_codec_that_is_not_in_use_need_it(tmp_path):
     kvh("import", str(tmp_path / "a.jsonl"), "--unpickle")
     kvh("import", "-", "--format", "jsonl", "--prefix", "b/", input=kvh("export").out)
     assert kvh("get", "b/a", "--unpickle").text == "1\n"
+
+
+def test_what_a_format_cannot_hold_is_told_with_the_key(tmp_path):
+    kvh = Kvh(tmp_path / "pickles")
+    kvh("init", "--codec", "pickle", str(kvh.directory))
+    kvh("set", "a//b", "x", "--unpickle")
+    git = kvh("export", str(tmp_path / "o.git"), "--format", "git", "--values", "json", "--unpickle", code=6)
+    assert "key 'a//b'" in git.err
+    kvh("del", "a//b")
+    kvh("set", "a/b", "x", "--unpickle")
+    for name in ("o.csv", "o", "o.lmdb"):
+        done = kvh("export", str(tmp_path / name), code=6)
+        assert "key 'a/b'" in done.err
+        assert "that was not decoded" in done.err
+        assert "hint: JSON lines hold stored bytes" in done.err
+    shown = kvh("export", str(tmp_path / "o"), "--unpickle", code=6).err
+    assert "say --values text, json or msgpack" in shown
