@@ -322,12 +322,12 @@ class _Reader(Store):
         super().__init__(store.backend, store.shape, CACHE_BYTES)
         self._sink = sink
 
-    def read_commit(self, oid: bytes, loc: bytes | None = None) -> CommitObject:
-        """A commit by its oid."""
+    def read_sized_commit(self, oid: bytes, loc: bytes | None = None) -> tuple[CommitObject, int]:
+        """A commit by its oid, and the bytes of its record."""
         record = self._sink.pending.get(oid)
         if record is not None:
-            return decode_commit(oid, loc or b"", record.body)
-        return super().read_commit(oid, loc)
+            return decode_commit(oid, loc or b"", record.body), len(record.body) + wire.CHECK_BYTES
+        return super().read_sized_commit(oid, loc)
 
 
 class _Load(Visitor):

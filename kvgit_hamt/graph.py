@@ -10,7 +10,7 @@ import heapq
 from collections.abc import Iterable, Iterator
 
 from kvgit_hamt.errors import CorruptionError
-from kvgit_hamt.objects import CommitObject, Link
+from kvgit_hamt.objects import COMMIT_KEPT_BYTES, CommitObject, Link
 from kvgit_hamt.store import Store
 
 _OURS, _THEIRS, _STALE = 1, 2, 4
@@ -56,8 +56,9 @@ def read_parent(store: Store, commit: CommitObject, link: Link) -> CommitObject:
     """A parent of a commit; CorruptionError if it is not older, so that no walk goes round for ever."""
     parent = store.commits.get(link)
     if parent is None:
-        parent = store.read_commit(*link)
-        store.commits.put(link, parent)
+        parent, size = store.read_sized_commit(*link)
+        if size <= COMMIT_KEPT_BYTES:
+            store.commits.put(link, parent)
     if parent.generation >= commit.generation:
         raise CorruptionError(f"commit {commit.oid.hex()} has a parent of generation {parent.generation}")
     return parent

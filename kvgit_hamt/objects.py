@@ -19,7 +19,10 @@ from kvgit_hamt.results import Commit
 
 FORMAT_VERSION = 1
 HASH_NAME = "xxh3"  # of key paths; the only one a store may name
-COMMITS_KEPT = 2_048  # in a generation of a cache of commits: at most some 4 MB
+COMMITS_KEPT = 2_048  # in each of the two generations of a cache of commits
+COMMIT_KEPT_BYTES = (
+    1_024  # of a record: commits with a long info are not kept, so a cache has some 16 MB at most
+)
 BLOB_HEADER = bytes((BLOB, VERSION))
 MIN_TIME_US, MAX_TIME_US = -62_135_596_800_000_000, 253_402_300_799_999_999  # years 1 to 9999
 _COMMIT_HEADER = struct.Struct("<BBH")

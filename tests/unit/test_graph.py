@@ -126,3 +126,19 @@ def test_the_model_knows_a_criss_cross_too():
     for name, parents in {"o": (), "a": ("o",), "b": ("o",), "x": ("a", "b"), "y": ("b", "a")}.items():
         model.add(name, {}, parents)
     assert model.merge_bases("x", "y") == ["a", "b"]
+
+
+def test_commits_with_a_long_info_are_read_again_rather_than_kept(repo):
+    """Else what a log leaves in memory would have no bound in bytes."""
+    work = repo.worktree()
+    for number in range(6):
+        work["n"] = number
+        work.commit(info={"why": "x" * (5_000 if number % 2 else 5)})
+    for _ in range(2):
+        assert len(list(repo.log())) == 7
+    kept = list(repo.store.commits._young.values())
+    assert kept
+    assert all(len(commit.info["why"]) == 5 for commit in kept if commit.info)
+    before = repo.store.counters.copy()
+    assert len(list(repo.log())) == 7
+    assert repo.store.counters.since(before).nodes_read == 1 + 2  # the head, and the other two long ones
