@@ -63,6 +63,22 @@ RECORDS: Final[dict[str, tuple[str, ...]]] = {
     "bundle load": ("refs, changed, commit_count, written_count, resumed_count",),
 }
 
+# And of the maps within them.
+PARTS: Final[dict[str, dict[str, str]]] = {
+    "check": {
+        "result": "is_sound, deep, fault_count, counts, damaged_refs, commit_count, node_count, leaf_count, "
+        "blob_count, key_count, read_bytes, unreached_count, not_checked, seconds",
+        "result of a repair": "healed_count, unhealed_count, fetched_count, fetched_bytes",
+    },
+    "stats": {
+        "store": "record_count, commit_count, blob_count, node_count, ref_count, pending_count, next_place, "
+        "write_count, file_bytes, used_bytes, map_bytes, reader_count, branch_count, tag_count",
+        "tree": "commit, key_count, depth, mean_depth, inner_count, leaf_count, node_bytes, blob_count, "
+        "blob_bytes, leaf_max_bytes, mean_fill, fill, largest_leaf, levels",
+        "levels": "inner_count, leaf_count, child_count, entry_count, byte_count",
+    },
+}
+
 INTRODUCTION: Final = """\
 # The command line
 
@@ -175,6 +191,9 @@ def _entry(name: str, command: click.Command) -> Iterator[str]:
             "",
             *textwrap.wrap(f"JSON: {shapes}", WIDTH, break_long_words=False, break_on_hyphens=False),
         )
+    for part, shape in PARTS.get(name, {}).items():
+        text = f"In the {part}: `{shape}`"
+        yield from ("", *textwrap.wrap(text, WIDTH, break_long_words=False, break_on_hyphens=False))
 
 
 def _paragraphs(text: str) -> Iterator[str]:

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from kvgit_hamt.cli.reference import RECORDS, document
+from kvgit_hamt.cli.reference import PARTS, RECORDS, document
 from tests.support.cli import ROOT, TIMEOUT_S, environment
 
 PATH = ROOT / "docs" / "cli.md"
@@ -109,6 +109,22 @@ def test_records_have_the_fields_that_the_document_lists(name, filled, tmp_path,
             met.update(fitting)
     unmet = {"check": {0}, "import": {1}}.get(name, set())  # faults: test_upkeep; of git: its own tests
     assert met == set(range(len(shapes))) - unmet
+
+
+def test_maps_within_records_have_the_fields_that_the_document_lists(filled, tmp_path):
+    filled("copy", str(tmp_path / "copy"))
+    checked, stats = filled("check", "--json").record, filled("stats", "--json").record
+    repaired = filled("check", "--repair-from", str(tmp_path / "copy"), "--json").record
+    found = {
+        "check": {"result": checked["result"], "result of a repair": repaired["result"]},
+        "stats": {"store": stats["store"], "tree": stats["tree"], "levels": stats["tree"]["levels"][0]},
+    }
+    listed = {
+        name: {part: set(shape.split(", ")) for part, shape in parts.items()} for name, parts in PARTS.items()
+    }
+    assert listed == {
+        name: {part: set(each) for part, each in parts.items()} for name, parts in found.items()
+    }
 
 
 def _fields(shape):
