@@ -55,6 +55,13 @@ class Explained(NamedTuple):
 PATH_HINT: Final = "see whether the path is right"
 PLACE_HINT: Final = "see whether there is room, and who may read and write there"
 
+# The library's errors speak of its calls; here they are options.
+WORDS: Final = (
+    ("; create it with branches.create", ""),
+    ("say with mainline=1.. which parent", "say with --mainline N which parent"),
+    ("or force it", "or give --force"),
+)
+
 # Most specific first.
 _RULES: Final[tuple[tuple[type[BaseException], int, str], ...]] = (
     (errors.BranchNotFoundError, NOT_FOUND, "`{prog} branch` lists the branches"),
@@ -102,6 +109,8 @@ def explain(error: BaseException, prog: str) -> Explained | None:
     for kind, code, hint in _RULES:
         if isinstance(error, kind):
             message = str(error) or type(error).__name__
+            for word, option in WORDS:
+                message = message.replace(word, option)
             if isinstance(error, errors.SourceError):
                 code, hint = of_source(error)
             if isinstance(error, OSError) and error.strerror:

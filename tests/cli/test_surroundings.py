@@ -144,3 +144,14 @@ def test_what_a_format_cannot_hold_is_told_with_the_key(tmp_path):
         assert "hint: JSON lines hold stored bytes" in done.err
     shown = kvh("export", str(tmp_path / "o"), "--unpickle", code=6).err
     assert "say --values text, json or msgpack" in shown
+
+
+def test_errors_speak_of_options_not_of_calls(filled, tmp_path):
+    assert filled("branch", "-d", "nope", code=3).err.startswith("error: there is no branch 'nope'\n")
+    filled("merge", "dev")
+    for verb in ("revert", "cherry-pick"):
+        assert "say with --mainline N which parent counts" in filled(verb, "main", code=2).err
+    filled("bundle", "create", str(tmp_path / "b"), "dev")
+    filled("reset", "-b", "dev", "v1")
+    filled("set", "-b", "dev", "x", "1")
+    assert "or give --force" in filled("bundle", "load", str(tmp_path / "b"), code=4).err
