@@ -141,7 +141,7 @@ def waiter(path, with_turn):
 
 def is_waiting(process):
     """Until it sleeps in the lock."""
-    for _ in range(200):
+    for _ in range(100 * PATIENCE_S):
         time.sleep(0.01)
         if state_of(process.pid) == "S":
             return True
