@@ -18,11 +18,12 @@ import tempfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import IO, Any, Final, Literal
 
 from kvgit_hamt import diff, graph, hamt, scan
-from kvgit_hamt.errors import SourceError
+from kvgit_hamt.errors import BranchNotFoundError, SourceError
 from kvgit_hamt.hamt import Tree
 from kvgit_hamt.interchange.base import Progress, Step, encode_json
 from kvgit_hamt.interchange.files import path_of
@@ -74,7 +75,7 @@ def export_git(
 
     Args:
         path: a directory that does not exist; it is there whole or not at all.
-        branches: names; None: all.
+        branches: names, or patterns such as ``release-*``; None: all.
         values: "files": values are bytes, text, or maps as ``import_git`` makes them; "json": others are
             written as a line of JSON.
 
@@ -82,6 +83,7 @@ def export_git(
     message its "message".
 
     Raises:
+        BranchNotFoundError: a name or pattern fits none.
         SourceError: a key or a value is none that git can hold, or the directory exists or cannot be written.
         MissingDependencyError: there is no git program.
 
@@ -90,9 +92,7 @@ def export_git(
     target = Path(path).absolute()  # git is run in another directory
     if target.exists():
         raise SourceError(str(target), "", "exists; give the name of a new directory")
-    names = {HEADS + name: value for name, value in repo.refs.under(HEADS)}
-    if branches is not None:
-        names = {HEADS + name: repo.branches.head(name) for name in branches}
+    names = _heads(repo, branches)
     if tags:
         names.update((TAGS + name, value) for name, value in repo.refs.under(TAGS))
     try:
@@ -113,6 +113,21 @@ def export_git(
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return GitExportResult(len(ids), export.same, refs)
+
+
+def _heads(repo: Repo, wanted: Sequence[str] | None) -> dict[str, RefValue]:
+    """The branches that are named, or fit a pattern; all for None."""
+    found = repo.refs.under(HEADS)
+    for pattern in wanted or ():
+        if not any(fnmatchcase(name, pattern) for name, _ in found):
+            if not set(pattern) & set("*?["):
+                repo.branches.head(pattern)  # tells of one that was lost
+            raise BranchNotFoundError(f"there is no branch {pattern!r}")
+    return {
+        HEADS + name: value
+        for name, value in found
+        if wanted is None or any(fnmatchcase(name, pattern) for pattern in wanted)
+    }
 
 
 def _set_refs(git: Git, refs: dict[str, str]) -> None:

@@ -40,16 +40,27 @@ def test_every_option_of_every_command_is_in_it():
                     assert option in texts[name], (name, option)
 
 
-def test_the_lines_of_the_introduction_run(tmp_path, kvh, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    block = document().split("```")[1]
+def test_the_lines_of_the_introduction_run(tmp_path, monkeypatch):
+    done = run_block(tmp_path, document().split("```")[1])
+    assert b'"Good morning" -> "Good evening"' in done.stdout
+
+
+def test_the_lines_of_the_readme_run(tmp_path):
+    (tmp_path / "people.csv").write_text("id,name\n7,Grace\n")
+    text = (ROOT / "README.md").read_text(encoding="utf-8").partition("## From a shell")[2]
+    done = run_block(tmp_path, text.split("```")[1])
+    assert done.stdout.endswith(b'{"key": "user/1", "value": {"name": "Ada"}}\n')
+
+
+def run_block(tmp_path, block):
+    """What lines for a shell print; none of them may fail."""
     script = f'set -e\nkvh() {{ {sys.executable} -m kvgit_hamt "$@"; }}\n{block}'
     done = subprocess.run(
         ["bash", "-c", script], capture_output=True, check=False, timeout=TIMEOUT_S, cwd=tmp_path,
         env=environment(tmp_path),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr.decode()
-    assert b'"Good morning" -> "Good evening"' in done.stdout
+    return done
 
 
 CALLS = {

@@ -244,3 +244,17 @@ def test_an_export_into_head_ends_quietly(kvh, tmp_path):
     assert done.stdout.splitlines()[0].startswith('{"key"')
     assert done.stdout.splitlines()[1] == "141"
     assert done.stderr == ""
+
+
+def test_branches_that_go_to_git_are_named_or_fit_a_pattern(kvh, tmp_path):
+    kvh("set", "a", "text")
+    for name in ("release-1", "release-2", "other"):
+        kvh("branch", name)
+    done = kvh(
+        "export", str(tmp_path / "o.git"), "--format", "git", "--git-branch", "rel*", "--git-branch", "main",
+        "--json",
+    ).record  # fmt: skip
+    assert sorted(done["refs"]) == ["refs/heads/main", "refs/heads/release-1", "refs/heads/release-2"]
+    for name in ("x*", "x"):
+        target = str(tmp_path / "p.git")
+        assert "no branch" in kvh("export", target, "--format", "git", "--git-branch", name, code=3).err
