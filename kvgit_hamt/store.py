@@ -98,7 +98,8 @@ class Store:
     """Objects of one backend. Reads may come from any thread.
 
     Args:
-        cache_bytes: bound on the memory of cached inner nodes; 0 caches nothing.
+        cache_bytes: bound on the memory of cached inner nodes, and with the compiled kernel of as much again
+            that is linked; 0 caches nothing.
     """
 
     def __init__(self, backend: Backend, shape: Shape, cache_bytes: int) -> None:
@@ -110,7 +111,7 @@ class Store:
         self._counters = LiveCounters()
         self.ways: kernel.Ways | None = None
         if cache_bytes and kernel.NAME == "compiled":
-            self.ways = self._counters.ways = kernel.Ways(self, getattr(backend, "door", None), cache_bytes)
+            self.ways = self._counters.ways = kernel.Ways(self, _door_of(backend), cache_bytes)
 
     @property
     def counters(self) -> Counters:
@@ -522,6 +523,13 @@ class StoreWriter:
         counters.leaves_written += leaves
         counters.blobs_written += blobs
         counters.bytes_written += size
+
+
+def _door_of(backend: Backend) -> kernel.Door | None:
+    """The way around a backend's ``read``; None where that is another one: of a wrapper, or a subclass."""
+    kinds = type(backend).__mro__
+    owners = [next((kind for kind in kinds if name in vars(kind)), None) for name in ("door", "read")]
+    return getattr(backend, "door", None) if owners[0] is owners[1] is not None else None
 
 
 def _refuse_later() -> NoReturn:

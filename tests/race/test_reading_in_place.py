@@ -349,3 +349,36 @@ def test_forged_nodes_in_a_long_chain_are_given_up_one_by_one():
     process.start()
     process.join()
     assert process.exitcode == 0
+
+
+def test_who_reads_otherwise_is_asked(tmp_path):
+    """A wrapper, or a subclass, with a ``read`` of its own: no leaf is read around it."""
+    asked: list[bytes] = []
+
+    class Own(LmdbBackend):
+        def read(self, oid: bytes, loc: bytes) -> bytes | None:
+            asked.append(oid)
+            return super().read(oid, loc)
+
+        def read_many(self, links: object) -> list[bytes | None]:
+            return [self.read(*link) for link in links]  # type: ignore[attr-defined]
+
+    class Wrapper:
+        def __init__(self, inner: LmdbBackend) -> None:
+            self.inner = inner
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self.inner, name)
+
+        def read(self, oid: bytes, loc: bytes) -> bytes | None:
+            asked.append(oid)
+            return self.inner.read(oid, loc)
+
+    filled(tmp_path / "store").close()
+    for backend in (Own(tmp_path / "store"), Wrapper(LmdbBackend(tmp_path / "store"))):
+        with Repo(backend) as repo:  # type: ignore[arg-type]
+            now = repo.snapshot()
+            for _ in range(2):
+                asked.clear()
+                assert now.get(key_of(1)) == value_of(1, 0)
+                assert asked
