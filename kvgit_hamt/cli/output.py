@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import codecs
+import io
 import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Final, TextIO
+from typing import Any, BinaryIO, Final, TextIO
 
 import click
 
 from kvgit_hamt.cli.exits import ReaderGone
-from kvgit_hamt.cli.values import dump_json
+from kvgit_hamt.cli.values import dump_json, safe
 
 Report = Callable[[str, int, int], None]
 FLUSH_S: Final = 0.2  # a terminal waits no longer than this for lines that are ready
@@ -160,6 +162,27 @@ class Output:
                 yield report
             finally:
                 self._has_bar = False
+
+
+class EscapedBytes(io.BufferedIOBase):
+    """A terminal that is given text as bytes of UTF-8: what is not printable in it is escaped."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self._decode = codecs.getincrementaldecoder("utf-8")("backslashreplace").decode
+
+    def writable(self) -> bool:
+        """It is."""
+        return True
+
+    def write(self, data: Any, /) -> int:
+        """Escape and write."""
+        self._stream.write(safe(self._decode(data)).encode())
+        return len(data)
+
+    def flush(self) -> None:
+        """Let everything go out."""
+        self._stream.flush()
 
 
 def no_report(phase: str, done: int, total: int) -> None:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Any, Final, cast
 
 import click
 
@@ -17,7 +17,7 @@ from kvgit_hamt.cli import complete
 from kvgit_hamt.cli.app import SHORT, App, command, example
 from kvgit_hamt.cli.data import at_option
 from kvgit_hamt.cli.exits import CONFLICT, NOT_FOUND, PATH_HINT, USAGE, Failure, of_source
-from kvgit_hamt.cli.output import Report, no_report
+from kvgit_hamt.cli.output import EscapedBytes, Report, no_report
 from kvgit_hamt.cli.values import quote
 from kvgit_hamt.errors import BranchExistsError, EncodeError, SourceError
 from kvgit_hamt.interchange import Progress, Source, Step
@@ -355,6 +355,8 @@ def _write(app: App, kind: str, path: str, at: str, given: Mapping[str, Any]) ->
     if path == STREAM:
         app.out.flush()
         where = sys.stdout.buffer
+        if app.out.is_terminal:
+            where = cast("IO[bytes]", EscapedBytes(where))
     if kind == "jsonl":
         return interchange.write_jsonl(view, where, **common)
     if kind == "msgpack":

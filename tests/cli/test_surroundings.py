@@ -107,6 +107,16 @@ def test_bytes_are_kept_from_a_terminal(filled):
     assert sorted(shown.splitlines()) == sorted(filled("export").lines), "no bar between the lines"
 
 
+@pytest.mark.parametrize("form", ["jsonl", "csv"])
+def test_an_export_to_a_terminal_holds_no_controls(kvh, form):
+    kvh("set", "key", "\x9b31m\u202eé\x1b[2J")
+    code, shown = on_terminal(kvh.directory, "export", "--format", form)
+    assert code == 0
+    assert not set(shown) & set("\x1b\x9b\u202e")
+    assert "\\u009b31m\\u202eé\\u001b[2J" in shown
+    assert "\x9b31m\u202eé" in kvh("export", "--format", form).text, "as it is, elsewhere"
+
+
 def test_a_branch_that_is_not_there_is_named(filled):
     for arguments in (["ls"], ["log"], ["get", "motd"], ["show"], ["set", "a", "b"], ["reset", "main"]):
         done = filled(*arguments, "-b", "nope", code=3)
