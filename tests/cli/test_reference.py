@@ -52,6 +52,41 @@ def test_the_lines_of_the_readme_run(tmp_path):
     assert done.stdout.endswith(b'{"key": "user/1", "value": {"name": "Ada"}}\n')
 
 
+GIT = (
+    "git init -q -b main src/project; cd src/project; git config user.name A; git config user.email a@b; "
+    "echo one > f; git add f; git commit -qm one; git tag v1.0; "
+    "echo two > f; git commit -qam two; git tag v1.1; cd ../..\n"
+)
+PREPARED = {
+    "bulk-import": "export KVGIT_HAMT_STORE=data\nkvh init\nprintf 'id,name\\n7,Grace\\n' > people.csv\n"
+    """printf '{"host":"a","time":"1","x":2}\\n' | gzip > log.jsonl.gz\n""",
+    "from-git": "export KVGIT_HAMT_STORE=data\nkvh init\nexport HOME=$PWD\nmkdir src\n" + GIT,
+    "move-from-lmdb": f"""{sys.executable} -c "
+import lmdb, msgpack
+for path, name in (('old-env', None), ('other-env', b'users')):
+    with lmdb.open(path, max_dbs=2) as env:
+        db = env.open_db(name)
+        with env.begin(write=True) as txn:
+            txn.put(b'k', msgpack.packb(1), db=db)
+"
+""",
+    "move-from-sqlite": f"""{sys.executable} -c "
+import sqlite3
+db = sqlite3.connect('app.db')
+db.executescript('create table users(id integer primary key, name); insert into users values (7, 1);'
+                 'create table settings(k text primary key, value); insert into settings values (1, 2);')
+"
+""",
+}
+
+
+@pytest.mark.parametrize("name", PREPARED)
+def test_the_lines_for_a_shell_in_the_guides_run(tmp_path, name):
+    text = (ROOT / f"docs/howto/{name}.md").read_text(encoding="utf-8")
+    block = next(part for part in text.split("```") if part.strip().startswith(("kvh ", "export ")))
+    run_block(tmp_path, PREPARED[name] + block + "\ntest $(kvh count) -gt 0\n")
+
+
 def run_block(tmp_path, block):
     """What lines for a shell print; none of them may fail."""
     script = f'set -e\nkvh() {{ {sys.executable} -m kvgit_hamt "$@"; }}\n{block}'
